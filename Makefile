@@ -1,0 +1,50 @@
+# What a person types daily. `make help` lists it.
+
+CARGO ?= cargo
+# The tests drive the real program; they look for it here.
+export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
+RELEASE = $(CURDIR)/target/release/weaver-gateway
+
+.PHONY: help run test setup fmt lint unit e2e doc bench bench-hit check clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: ## build and start the gateway with a sample upstream, and print what to try
+	@$(CARGO) run --quiet --locked --profile quick -p weaver-gateway -- demo
+
+test: setup fmt lint doc unit e2e bench-smoke ## everything that must pass
+
+setup: ## install what the tests need
+	@tests/setup
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+unit: ## unit, property and doc tests of every crate
+	$(CARGO) test --locked --workspace --exclude weaver-tests
+
+e2e: ## the gateway as a process, with real servers around it
+	$(CARGO) build --locked -p weaver-gateway
+	$(CARGO) test --locked -p weaver-tests
+
+bench-smoke:
+	$(CARGO) run --locked --quiet -p weaver-tests --bin perf -- smoke
+
+bench: setup release ## the performance programs, with their targets; prints figures
+	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- all
+
+bench-hit: setup release ## a 1 KB hit beside HAProxy, nginx and a bare Actix handler
+	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- hit
+
+release:
+	$(CARGO) build --locked --release -p weaver-gateway
+
+clean:
+	$(CARGO) clean

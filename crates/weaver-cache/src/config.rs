@@ -1,0 +1,143 @@
+use crate::{Pattern, QueryRule, Rule};
+use actix_web::http::{
+    Method,
+    header::{AUTHORIZATION, HeaderName},
+};
+use std::{sync::Arc, time::Duration};
+use weaver_cache_policy::Policy;
+
+/// How a [`ResponseCache`](crate::ResponseCache) works.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// Whether anything is looked up or stored at all.
+    pub enabled: bool,
+    /// Path patterns and what to do where they match; the first match counts.
+    pub cache_patterns: Vec<CachePattern>,
+    /// Methods that are answered from the cache; only GET and HEAD can be.
+    pub cache_methods: Vec<Method>,
+    /// Whether the query is part of a pattern's key.
+    pub include_query_params: bool,
+    /// Request headers that are part of a pattern's key.
+    pub include_headers: Vec<HeaderName>,
+    /// What every Redis key begins with.
+    pub cache_prefix: String,
+    /// Whether hits and misses are counted.
+    pub track_stats: bool,
+    /// Bytes that the memory tier may hold: bodies, headers, keys and its own bookkeeping. 0
+    /// switches the tier off.
+    pub memory: u64,
+    /// The largest body that is stored, in bytes; at most 1 GiB.
+    pub max_object: u64,
+    /// Bytes of bodies that may be on their way into the cache at once. What comes beyond streams
+    /// through unstored.
+    pub max_filling: u64,
+    /// The deadline of a look-up in Redis.
+    pub redis_deadline: Duration,
+    /// Writes to Redis that may be outstanding; further ones are left out and counted as errors.
+    pub max_redis_writes: usize,
+    /// How long a request waits for the response to another's before it asks for itself.
+    pub collapse_timeout: Duration,
+    /// How long a response that could not be stored keeps requests for the same key from waiting
+    /// for one another.
+    pub hit_for_miss: Duration,
+    /// How long a stale response with a validator is kept, for the 304 it may get.
+    pub keep_validators: Duration,
+    /// The key of the hash under which users and selecting headers are known in Redis. All nodes
+    /// that are to share per-user entries need the same; `None` makes one up.
+    pub identity_secret: Option<[u8; 32]>,
+    /// The name in Cache-Status, an sf-token.
+    pub name: String,
+}
+
+/// A path pattern with its time to live.
+#[derive(Clone, Debug)]
+pub struct CachePattern {
+    /// The pattern; as it is written, also the name by which it is counted.
+    pub path: Pattern,
+    /// Seconds of freshness for a response that says none.
+    pub ttl: u64,
+    /// Whether `ttl` stands over what the response says.
+    pub overrides: bool,
+    /// Whether each user has a store of their own.
+    pub per_user: bool,
+    /// Request headers that join the key, in place of [`CacheConfig::include_headers`].
+    pub vary_on: Option<Vec<HeaderName>>,
+    /// What of the query joins the key, in place of [`CacheConfig::include_query_params`].
+    pub query: Option<QueryRule>,
+}
+
+impl CachePattern {
+    /// A pattern that only gives freshness, of `ttl` seconds, to responses without any.
+    #[must_use]
+    pub const fn new(path: Pattern, ttl: u64) -> Self {
+        Self {
+            path,
+            ttl,
+            overrides: false,
+            per_user: false,
+            vary_on: None,
+            query: None,
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cache_patterns: vec![
+                CachePattern::new(Pattern::literal("/health"), 60),
+                CachePattern {
+                    per_user: true,
+                    ..CachePattern::new(Pattern::literal("/whoami"), 30)
+                },
+                CachePattern::new(Pattern::literal("/metrics"), 10),
+            ],
+            cache_methods: vec![Method::GET, Method::HEAD],
+            include_query_params: true,
+            include_headers: vec![AUTHORIZATION],
+            cache_prefix: "http_cache:".to_owned(),
+            track_stats: true,
+            memory: 256 << 20,
+            max_object: 16 << 20,
+            max_filling: 128 << 20,
+            redis_deadline: Duration::from_millis(50),
+            max_redis_writes: 1024,
+            collapse_timeout: Duration::from_secs(30),
+            hit_for_miss: Duration::from_secs(2),
+            keep_validators: Duration::from_secs(600),
+            identity_secret: None,
+            name: "weaver".to_owned(),
+        }
+    }
+}
+
+impl CacheConfig {
+    /// The rules of the patterns, in their order.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(Pattern, Arc<Rule>)> {
+        let default_query = if self.include_query_params {
+            QueryRule::Keep
+        } else {
+            QueryRule::Ignore
+        };
+        self.cache_patterns
+            .iter()
+            .map(|entry| {
+                let rule = Rule::new(
+                    entry.path.as_str(),
+                    Policy::pattern(entry.ttl, entry.overrides),
+                )
+                .per_user(entry.per_user)
+                .vary_on(
+                    entry
+                        .vary_on
+                        .clone()
+                        .unwrap_or_else(|| self.include_headers.clone()),
+                )
+                .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
+                (entry.path.clone(), Arc::new(rule))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,132 @@
+use crate::Position;
+use actix_web::http::{
+    StatusCode,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use bytes::Bytes;
+use std::sync::{Arc, atomic::AtomicU64};
+use weaver_cache_policy::{Headers, Lifetime, vary::Variant};
+
+/// Bytes that a map entry, an `Arc` and moka's own nodes cost beside what they point to; measured
+/// with a million small entries.
+const OVERHEAD: usize = 480;
+/// Bytes of a `(HeaderName, HeaderValue)` beside their text.
+const HEADER_OVERHEAD: usize = 72;
+
+/// Header fields in the order in which they came.
+pub(crate) type Fields = Vec<(HeaderName, HeaderValue)>;
+
+/// A response without its body.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: Fields,
+    pub(crate) lifetime: Lifetime,
+    /// The place in the purge journal from before the fetch began.
+    pub(crate) position: Position,
+    /// What selects it, where it varies.
+    pub(crate) variant: Option<Variant>,
+}
+
+/// A stored response.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The full key under which it is stored.
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) head: Arc<Head>,
+    pub(crate) body: Bytes,
+    /// What filling it took, in microseconds.
+    pub(crate) fill_micros: u64,
+    /// The state of the purge log for which it was last found alive; 0 is never.
+    pub(crate) checked: AtomicU64,
+}
+
+impl Entry {
+    /// What it costs in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let fields: usize = self
+            .head
+            .fields
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD)
+            .sum();
+        let variant = self.head.variant.as_ref().map_or(0, variant_bytes);
+        OVERHEAD + self.key.len() + fields + variant + self.body.len()
+    }
+}
+
+/// The variants known for a URL, the most recent first.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    /// Part of every variant's key, so that variants of an index that was removed stay out of reach
+    /// of its successor.
+    pub(crate) nonce: [u8; 16],
+    pub(crate) variants: Vec<Variant>,
+}
+
+/// Variants of one URL that are kept; the least recent one goes first.
+pub(crate) const MAX_VARIANTS: usize = 64;
+
+impl Index {
+    /// The index with this variant in front.
+    pub(crate) fn with(mut self, variant: Variant) -> Self {
+        self.variants
+            .retain(|known| known.digest != variant.digest || known.names != variant.names);
+        self.variants.insert(0, variant);
+        self.variants.truncate(MAX_VARIANTS);
+        self
+    }
+}
+
+fn variant_bytes(variant: &Variant) -> usize {
+    let names: usize = variant.names.iter().map(|name| name.len() + 24).sum();
+    96 + names + variant.language.as_ref().map_or(0, String::len)
+}
+
+/// What stands under a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Record {
+    /// A response.
+    Entry(Arc<Entry>),
+    /// The index of a URL whose responses vary.
+    Index(Arc<[u8]>, Arc<Index>),
+}
+
+impl Record {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Entry(entry) => entry.bytes(),
+            Self::Index(key, index) => {
+                OVERHEAD + key.len() + index.variants.iter().map(variant_bytes).sum::<usize>()
+            }
+        }
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Self::Entry(entry) => &entry.key,
+            Self::Index(key, _) => key,
+        }
+    }
+}
+
+/// Stored fields as the policy wants to see them.
+pub(crate) struct StoredFields<'a>(pub(crate) &'a Fields);
+
+impl Headers for StoredFields<'_> {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.0
+            .iter()
+            .filter(move |(candidate, _)| candidate.as_str() == name)
+            .map(|(_, value)| value.as_bytes())
+    }
+}
+
+/// A request's or response's header map as the policy wants to see it.
+pub(crate) struct MapFields<'a>(pub(crate) &'a HeaderMap);
+
+impl Headers for MapFields<'_> {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.0.get_all(name).map(HeaderValue::as_bytes)
+    }
+}

@@ -1,0 +1,597 @@
+//! One request's way through the cache.
+
+use crate::{
+    Principal, Rule,
+    entry::{Entry, Head, Index, MapFields},
+    fill::{self, Fill, Reply},
+    flight::{Flight, Joined, Landing, Lead},
+    key::{self, Target},
+    respond::{self, CacheBody, Client, OwnBody},
+    shared::{Found, Shared},
+};
+use actix_http::body::{EitherBody, MessageBody};
+use actix_service::Service;
+use actix_web::{
+    Error, HttpMessage, HttpRequest, HttpResponse,
+    dev::{ServiceRequest, ServiceResponse},
+    error::ErrorInternalServerError,
+    http::{
+        Method, StatusCode,
+        header::{self, HeaderMap},
+    },
+};
+use std::{rc::Rc, sync::Arc, time::Instant};
+use tokio::{sync::oneshot, time::timeout};
+use weaver_cache_policy::{
+    Bypass, Lifetime, Millis, Outcome, invalidation,
+    reuse::{self, Decision, Wishes},
+    status::{Forward, Member},
+};
+use weaver_metrics::Tier;
+
+pub(crate) type Response<B> = ServiceResponse<EitherBody<B, CacheBody>>;
+
+/// What the request's headers say, from one pass over them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traits {
+    conditional: bool,
+    for_origin: bool,
+    range: bool,
+    directives: bool,
+    body: bool,
+    upgrade: bool,
+    authorization: bool,
+}
+
+impl Traits {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut traits = Self::default();
+        for (name, value) in headers {
+            match *name {
+                header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => traits.conditional = true,
+                header::IF_MATCH | header::IF_UNMODIFIED_SINCE => traits.for_origin = true,
+                header::RANGE => traits.range = true,
+                header::CACHE_CONTROL | header::PRAGMA => traits.directives = true,
+                header::CONTENT_LENGTH => traits.body |= value.as_bytes() != b"0",
+                header::TRANSFER_ENCODING => traits.body = true,
+                header::UPGRADE => traits.upgrade = true,
+                header::AUTHORIZATION => traits.authorization = true,
+                _ => {}
+            }
+        }
+        traits
+    }
+}
+
+/// One request, with all that its answer depends on besides the store.
+struct Exchange<S> {
+    shared: Arc<Shared>,
+    service: Rc<S>,
+    rule: Arc<Rule>,
+    started: Instant,
+    traits: Traits,
+    wishes: Wishes,
+    key: key::KeyBytes,
+    partitioned: bool,
+    principal: bool,
+}
+
+pub(crate) async fn handle<S, B>(
+    shared: Arc<Shared>,
+    service: Rc<S>,
+    req: ServiceRequest,
+) -> Result<Response<B>, Error>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    let rule = if shared.config.enabled {
+        (shared.rules)(&req)
+    } else {
+        None
+    };
+    let Some(rule) = rule else {
+        return service
+            .call(req)
+            .await
+            .map(ServiceResponse::map_into_left_body);
+    };
+    let traits = Traits::of(req.headers());
+    let method = req.method();
+    if invalidation::is_unsafe(method.as_str()) {
+        return unsafe_request(&shared, &*service, &rule, req).await;
+    }
+    let reason = if !shared.config.cache_methods.contains(method)
+        || !matches!(*method, Method::GET | Method::HEAD)
+    {
+        Some((Bypass::Method, Forward::Method))
+    } else if traits.upgrade || traits.body {
+        Some((Bypass::NotPlain, Forward::Bypass))
+    } else if traits.for_origin {
+        Some((Bypass::Precondition, Forward::Request))
+    } else {
+        None
+    };
+    if let Some((reason, forward)) = reason {
+        count(&shared, &rule, Tier::None, Outcome::Bypass);
+        let member = Member {
+            forward: Some(forward),
+            detail: Some(reason.as_str()),
+            ..Member::default()
+        };
+        return pass(&shared, &*service, req, member).await;
+    }
+
+    let keyed = {
+        let extensions = req.extensions();
+        let principal = extensions.get::<Principal>();
+        let uri = req.uri();
+        let host = uri
+            .authority()
+            .map(|authority| authority.as_str())
+            .or_else(|| {
+                req.headers()
+                    .get(header::HOST)
+                    .and_then(|host| host.to_str().ok())
+            })
+            .unwrap_or("");
+        let target = Target {
+            host,
+            path: uri.path(),
+            query: uri.query(),
+        };
+        let keyed = key::build(&target, &rule, req.headers(), principal, &shared.secret);
+        (keyed, principal.is_some())
+    };
+    let exchange = Exchange {
+        started: Instant::now(),
+        wishes: if traits.directives {
+            Wishes::of(&MapFields(req.headers()), &rule.policy)
+        } else {
+            Wishes::none()
+        },
+        key: keyed.0.key,
+        partitioned: keyed.0.partitioned,
+        principal: keyed.1,
+        shared,
+        service,
+        rule,
+        traits,
+    };
+    exchange.run(req).await
+}
+
+/// The response of the origin as it is, with our member in Cache-Status.
+async fn pass<S, B>(
+    shared: &Shared,
+    service: &S,
+    req: ServiceRequest,
+    member: Member,
+) -> Result<Response<B>, Error>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+{
+    let mut res = service.call(req).await?;
+    respond::add_status(res.headers_mut(), member, &shared.config.name);
+    Ok(res.map_into_left_body())
+}
+
+/// RFC 9111 §4.4.
+async fn unsafe_request<S, B>(
+    shared: &Arc<Shared>,
+    service: &S,
+    rule: &Rule,
+    req: ServiceRequest,
+) -> Result<Response<B>, Error>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+{
+    count(shared, rule, Tier::None, Outcome::Bypass);
+    let member = Member {
+        forward: Some(Forward::Method),
+        ..Member::default()
+    };
+    let mut res = service.call(req).await?;
+    if invalidation::is_non_error(res.status().as_u16()) {
+        crate::invalidate::after(shared, &res);
+    }
+    respond::add_status(res.headers_mut(), member, &shared.config.name);
+    Ok(res.map_into_left_body())
+}
+
+fn count(shared: &Shared, rule: &Rule, tier: Tier, outcome: Outcome) {
+    if shared.config.track_stats {
+        rule.counters(&shared.metrics).count(tier, outcome.as_str());
+    }
+}
+
+impl<S> Exchange<S> {
+    async fn run<B>(self, req: ServiceRequest) -> Result<Response<B>, Error>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+        B: MessageBody + 'static,
+    {
+        let mut found = self
+            .shared
+            .find(Tier::Memory, &self.key, req.headers())
+            .await;
+        let now = self.shared.now();
+        if let Some(entry) = &found.entry {
+            match self.decide(&found, now) {
+                Decision::Fresh => return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit)),
+                Decision::Stale => {
+                    return Ok(self.answer(req, entry, Tier::Memory, Outcome::Stale));
+                }
+                Decision::StaleWhileRevalidate => {
+                    let entry = Arc::clone(entry);
+                    return Ok(self.answer_and_refresh(req, entry, found));
+                }
+                Decision::Revalidate => {}
+            }
+        }
+        // Only a GET for the whole fills. Other requests look into both tiers, then pass.
+        let fills = *req.method() == Method::GET && !self.traits.range;
+        if !fills || self.wishes.only_if_cached {
+            if !self.wishes.no_cache {
+                let in_redis = self
+                    .shared
+                    .find(Tier::Redis, &self.key, req.headers())
+                    .await;
+                if let Some(entry) = &in_redis.entry
+                    && self.decide(&in_redis, now) != Decision::Revalidate
+                {
+                    return Ok(self.answer(req, entry, Tier::Redis, Outcome::Hit));
+                }
+            }
+            if self.wishes.only_if_cached {
+                return Ok(self.not_cached(req));
+            }
+            count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
+            let member = Member {
+                forward: Some(self.forward(&found)),
+                ..Member::default()
+            };
+            return pass(&self.shared, &*self.service, req, member).await;
+        }
+        let insists = found.entry.is_some() && self.wishes.no_cache;
+        if self.shared.is_marked(&self.key).await {
+            return self.lead(req, Lead::solo(), found).await;
+        }
+        let flight_key = self.flight_key(found.index.as_ref(), req.headers());
+        for _ in 0..3 {
+            match self.shared.flights.join(&flight_key) {
+                Joined::Leads(lead) => {
+                    // A flight may have ended between our look and our joining.
+                    let again = self
+                        .shared
+                        .find(Tier::Memory, &self.key, req.headers())
+                        .await;
+                    if let Some(entry) = &again.entry
+                        && self.decide(&again, now) == Decision::Fresh
+                    {
+                        return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit));
+                    }
+                    if again.entry.is_some() {
+                        found = again;
+                    }
+                    return self.lead(req, lead, found).await;
+                }
+                // A fetch that began before this request does not satisfy its no-cache.
+                Joined::Follows(_) if insists => break,
+                Joined::Follows(flight) => match self.follow(&flight, &req).await {
+                    Follow::Answer(response) => return Ok(self.own(req, response)),
+                    Follow::Again => {}
+                    Follow::Alone => break,
+                },
+            }
+        }
+        self.lead(req, Lead::solo(), found).await
+    }
+
+    fn decide(&self, found: &Found, now: Millis) -> Decision {
+        let Some(entry) = &found.entry else {
+            return Decision::Revalidate;
+        };
+        if found.softly_purged {
+            // Its freshness ended with the purge; what it grants beyond still holds.
+            let stale = Lifetime {
+                fresh_for: 0,
+                ..entry.head.lifetime
+            };
+            let as_if = Lifetime {
+                initial_age: 0,
+                received_at: now,
+                ..stale
+            };
+            return reuse::decide(&as_if, &self.wishes, now);
+        }
+        reuse::decide(&entry.head.lifetime, &self.wishes, now)
+    }
+
+    /// Why the request goes forward, given what memory had.
+    fn forward(&self, found: &Found) -> Forward {
+        match (&found.entry, &found.index) {
+            (Some(_), _) if self.wishes.no_cache => Forward::Request,
+            (Some(_), _) if self.traits.directives && found_fresh(self, found) => Forward::Request,
+            (Some(_), _) => Forward::Stale,
+            (None, Some(_)) => Forward::VaryMiss,
+            (None, None) => Forward::UriMiss,
+        }
+    }
+
+    /// Requests for different variants of a URL do not wait for one another, once it is known that
+    /// it has any.
+    fn flight_key(&self, index: Option<&Arc<Index>>, headers: &HeaderMap) -> key::KeyBytes {
+        let Some(latest) = index.and_then(|index| Some((index, index.variants.first()?))) else {
+            return self.key.clone();
+        };
+        let (index, latest) = latest;
+        let variant = weaver_cache_policy::vary::Variant::new(
+            self.shared.secret.bytes(),
+            latest.names.clone(),
+            &MapFields(headers),
+            &MapFields(&HeaderMap::new()),
+        );
+        key::of_variant(&self.key, &index.nonce, &variant.digest)
+    }
+
+    fn own<B>(&self, req: ServiceRequest, response: HttpResponse<OwnBody>) -> Response<B> {
+        req.into_response(response)
+            .map_body(|_, body| EitherBody::right(CacheBody(body)))
+    }
+
+    fn client<'a>(&self, method: &'a Method, headers: &'a HeaderMap) -> Client<'a> {
+        Client {
+            method,
+            headers,
+            conditional: self.traits.conditional,
+            range: self.traits.range,
+        }
+    }
+
+    fn answer<B>(
+        &self,
+        req: ServiceRequest,
+        entry: &Entry,
+        tier: Tier,
+        outcome: Outcome,
+    ) -> Response<B> {
+        let response = self.serve(
+            req.method(),
+            req.headers(),
+            entry,
+            tier,
+            outcome,
+            Member::default(),
+        );
+        self.own(req, response)
+    }
+
+    fn serve(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        entry: &Entry,
+        tier: Tier,
+        outcome: Outcome,
+        member: Member,
+    ) -> HttpResponse<OwnBody> {
+        let now = self.shared.now();
+        let member = Member {
+            ttl: Some(entry.head.lifetime.ttl(now).div_euclid(1000)),
+            ..member
+        };
+        if self.shared.config.track_stats {
+            let counters = self.rule.counters(&self.shared.metrics);
+            counters.count(tier, outcome.as_str());
+            if matches!(outcome, Outcome::Hit | Outcome::Stale) {
+                let took = self.started.elapsed().as_secs_f64();
+                counters.saved(entry.fill_micros as f64 / 1e6 - took);
+            }
+        }
+        respond::from_entry(
+            entry,
+            &self.client(method, headers),
+            now,
+            member,
+            &self.shared.config.name,
+        )
+    }
+
+    /// RFC 5861 §3: the client gets what is stored, and the request goes on to refresh it.
+    fn answer_and_refresh<B>(
+        self,
+        req: ServiceRequest,
+        entry: Arc<Entry>,
+        found: Found,
+    ) -> Response<B>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+        B: MessageBody + 'static,
+    {
+        let flight_key = self.flight_key(found.index.as_ref(), req.headers());
+        let lead = match self.shared.flights.join(&flight_key) {
+            Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
+            _ => return self.answer(req, &entry, Tier::Memory, Outcome::Stale),
+        };
+        let client = fill::stand_in(&req);
+        let response = self.serve(
+            req.method(),
+            req.headers(),
+            &entry,
+            Tier::Memory,
+            Outcome::Stale,
+            Member::default(),
+        );
+        let service = Rc::clone(&self.service);
+        let fill = self.fill(lead, found);
+        actix_rt::spawn(fill.run(service, req, None));
+        ServiceResponse::new(client, response)
+            .map_body(|_, body| EitherBody::right(CacheBody(body)))
+    }
+
+    fn fill(&self, lead: Lead, found: Found) -> Fill {
+        let forward = self.forward(&found);
+        Fill {
+            shared: Arc::clone(&self.shared),
+            rule: Arc::clone(&self.rule),
+            key: self.key.clone(),
+            partitioned: self.partitioned,
+            authenticated: (self.principal || self.traits.authorization)
+                && !self.rule.credentials_in_key(),
+            wishes: self.wishes,
+            forward,
+            lead,
+            stored: found.entry,
+            softly_purged: found.softly_purged,
+            index: found.index,
+        }
+    }
+
+    async fn lead<B>(
+        self,
+        req: ServiceRequest,
+        lead: Lead,
+        found: Found,
+    ) -> Result<Response<B>, Error>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+        B: MessageBody + 'static,
+    {
+        // The fill takes the client's conditions off the request; they still shape this answer.
+        let own_headers = self.traits.conditional.then(|| req.headers().clone());
+        let (reply, answer) = oneshot::channel();
+        let fill = self.fill(lead, found);
+        actix_rt::spawn(fill.run(Rc::clone(&self.service), req, Some(reply)));
+        let Ok(reply) = answer.await else {
+            return Err(ErrorInternalServerError("the handler did not answer"));
+        };
+        let respond = |req: HttpRequest, make: &dyn Fn(&HeaderMap) -> HttpResponse<OwnBody>| {
+            let response = make(own_headers.as_ref().unwrap_or_else(|| req.headers()));
+            ServiceResponse::new(req, response)
+                .map_body(|_, body| EitherBody::right(CacheBody(body)))
+        };
+        match reply {
+            Reply::Refused(error) => Err(error),
+            Reply::Own(mut res, member, outcome) => {
+                count(&self.shared, &self.rule, Tier::None, outcome);
+                respond::add_status(res.headers_mut(), member, &self.shared.config.name);
+                Ok(res.map_into_left_body())
+            }
+            Reply::Entry(req, entry, tier, outcome, member) => Ok(respond(req, &|headers| {
+                self.serve(&Method::GET, headers, &entry, tier, outcome, member)
+            })),
+            Reply::Stream(req, head, reader, member) => {
+                count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
+                let headers = own_headers.as_ref().unwrap_or_else(|| req.headers());
+                let now = self.shared.now();
+                let member = Member {
+                    ttl: Some(ttl(&head, now)),
+                    ..member
+                };
+                let client = self.client(&Method::GET, headers);
+                let name = &self.shared.config.name;
+                let response = respond::from_flight(&head, reader, &client, now, member, name);
+                Ok(ServiceResponse::new(req, response)
+                    .map_body(|_, body| EitherBody::right(CacheBody(body))))
+            }
+        }
+    }
+
+    async fn follow(&self, flight: &Arc<Flight>, req: &ServiceRequest) -> Follow {
+        let Ok(landing) = timeout(self.shared.config.collapse_timeout, flight.landed()).await
+        else {
+            return Follow::Alone;
+        };
+        let headers = req.headers();
+        let selects = |head: &Head| {
+            let secret = self.shared.secret.bytes();
+            head.variant
+                .as_ref()
+                .is_none_or(|variant| variant.matches(secret, &MapFields(headers)))
+        };
+        let member = Member {
+            forward: Some(Forward::UriMiss),
+            collapsed: true,
+            ..Member::default()
+        };
+        match landing {
+            Landing::Entry(entry, tier, outcome) if selects(&entry.head) => {
+                let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);
+                let member = if hit { Member::default() } else { member };
+                let outcome = if hit { outcome } else { Outcome::Collapsed };
+                Follow::Answer(self.serve(req.method(), headers, &entry, tier, outcome, member))
+            }
+            Landing::Streaming(head, length) if selects(&head) => {
+                let Some(reader) = flight.reader(length) else {
+                    return Follow::Alone;
+                };
+                count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
+                let now = self.shared.now();
+                let member = Member {
+                    ttl: Some(ttl(&head, now)),
+                    ..member
+                };
+                let client = self.client(req.method(), headers);
+                let name = &self.shared.config.name;
+                Follow::Answer(respond::from_flight(
+                    &head, reader, &client, now, member, name,
+                ))
+            }
+            Landing::Failed(status) => {
+                count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+                Follow::Answer(self.problem(status, member))
+            }
+            Landing::Abandoned => Follow::Again,
+            _ => Follow::Alone,
+        }
+    }
+
+    /// RFC 9457.
+    fn problem(&self, status: StatusCode, member: Member) -> HttpResponse<OwnBody> {
+        let title = status.canonical_reason().unwrap_or("Error");
+        let body = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{}}}"#,
+            status.as_u16()
+        );
+        let mut response = HttpResponse::with_body(status, OwnBody::Full(Some(body.into())));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/problem+json"),
+        );
+        respond::add_status(response.headers_mut(), member, &self.shared.config.name);
+        response
+    }
+
+    /// RFC 9111 §5.2.1.7.
+    fn not_cached<B>(&self, req: ServiceRequest) -> Response<B> {
+        count(&self.shared, &self.rule, Tier::None, Outcome::Bypass);
+        let member = Member {
+            detail: Some("only-if-cached"),
+            forward: Some(Forward::Request),
+            ..Member::default()
+        };
+        let response = self.problem(StatusCode::GATEWAY_TIMEOUT, member);
+        self.own(req, response)
+    }
+}
+
+/// What a follower does next.
+enum Follow {
+    Answer(HttpResponse<OwnBody>),
+    Again,
+    Alone,
+}
+
+fn found_fresh<S>(exchange: &Exchange<S>, found: &Found) -> bool {
+    let now = exchange.shared.now();
+    found
+        .entry
+        .as_ref()
+        .is_some_and(|entry| entry.head.lifetime.ttl(now) > 0)
+}
+
+fn ttl(head: &Head, now: Millis) -> i64 {
+    head.lifetime.ttl(now).div_euclid(1000)
+}

@@ -1,0 +1,570 @@
+//! The fill task: fetches for a key, streams to all who wait, and stores what came whole.
+//!
+//! It runs on the worker of the request that began it, because the handler's service lives there,
+//! and belongs to the cache: the client that asked first may leave, and the fill goes on. It takes
+//! the client's request, since only that can be given to the handler, and gives the part of it that
+//! a response needs back with the reply.
+
+use crate::{
+    Detached, OriginUnreachable, Rule,
+    entry::{Entry, Fields, Head, Index, MapFields, StoredFields},
+    flight::{Broken, Landing, Lead, Reader, Reserved},
+    key::KeyBytes,
+    shared::{Found, Shared, unchecked},
+};
+use actix_http::body::{BodySize, MessageBody};
+use actix_service::Service;
+use actix_web::{
+    Error, HttpMessage, HttpRequest,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap, HeaderValue},
+    },
+    test::TestRequest,
+};
+use bytes::Bytes;
+use std::{
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::oneshot, time::timeout};
+use weaver_cache_policy::{
+    Bypass, Lifetime, Millis, Outcome,
+    reuse::{self, Decision, Wishes},
+    status::{Forward, Member},
+    store::{self, Answered, Asked},
+    validation,
+    vary::{self, Variant},
+};
+use weaver_metrics::Tier;
+
+/// How long one reader may keep a window from moving before it is cut off.
+const STALL: Duration = Duration::from_secs(30);
+
+/// What the client whose request began the fill is to be given.
+pub(crate) enum Reply<B> {
+    /// The handler's own response.
+    Own(ServiceResponse<B>, Member, Outcome),
+    /// A stored response.
+    Entry(HttpRequest, Arc<Entry>, Tier, Outcome, Member),
+    /// A response that is being stored.
+    Stream(HttpRequest, Arc<Head>, Reader, Member),
+    /// The handler's error.
+    Refused(Error),
+}
+
+type Sender<B> = Option<oneshot::Sender<Reply<B>>>;
+
+pub(crate) struct Fill {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) key: KeyBytes,
+    pub(crate) partitioned: bool,
+    pub(crate) authenticated: bool,
+    pub(crate) wishes: Wishes,
+    pub(crate) forward: Forward,
+    pub(crate) lead: Lead,
+    /// What is stored, and has to be validated.
+    pub(crate) stored: Option<Arc<Entry>>,
+    pub(crate) softly_purged: bool,
+    pub(crate) index: Option<Arc<Index>>,
+}
+
+/// When a fetch was sent and its head received.
+struct Times {
+    position: crate::Position,
+    begun: Instant,
+    requested_at: Millis,
+    received_at: Millis,
+}
+
+impl Fill {
+    pub(crate) async fn run<S, B>(
+        mut self,
+        service: Rc<S>,
+        mut req: ServiceRequest,
+        mut reply: Sender<B>,
+    ) where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+        B: MessageBody + 'static,
+    {
+        if let Some((entry, decision)) = self.look_into_redis(&req).await {
+            let outcome = if decision == Decision::Fresh {
+                Outcome::Hit
+            } else {
+                Outcome::Stale
+            };
+            self.lead
+                .flight
+                .land(Landing::Entry(Arc::clone(&entry), Tier::Redis, outcome));
+            if decision != Decision::StaleWhileRevalidate {
+                let (req, _) = req.into_parts();
+                send(
+                    &mut reply,
+                    Reply::Entry(req, entry, Tier::Redis, outcome, Member::default()),
+                );
+                return;
+            }
+            let client = stand_in(&req);
+            send(
+                &mut reply,
+                Reply::Entry(
+                    client,
+                    Arc::clone(&entry),
+                    Tier::Redis,
+                    outcome,
+                    Member::default(),
+                ),
+            );
+            self.stored = Some(entry);
+        }
+        if reply.is_none() {
+            req.extensions_mut().insert(Detached);
+        }
+        let position = self.shared.log.head();
+        let (begun, requested_at) = (Instant::now(), self.shared.now());
+        prepare(req.headers_mut(), self.stored.as_deref());
+        let res = match service.call(req).await {
+            Ok(res) => res,
+            Err(error) => {
+                self.lead.flight.land(Landing::Alone);
+                send(&mut reply, Reply::Refused(error));
+                return;
+            }
+        };
+        let received_at = self.shared.now();
+        let times = Times {
+            position,
+            begun,
+            requested_at,
+            received_at,
+        };
+        self.received(res, times, reply).await;
+    }
+
+    /// Looks for a usable response in Redis; remembers there what may be validated.
+    async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Arc<Entry>, Decision)> {
+        if self.wishes.no_cache || self.softly_purged {
+            return None;
+        }
+        self.shared.redis.as_ref()?;
+        let found = self
+            .shared
+            .find(Tier::Redis, &self.key, req.headers())
+            .await;
+        if found.entry.is_some() || found.index.is_some() {
+            self.shared.promote(&self.key, &found).await;
+        }
+        let Found {
+            entry,
+            softly_purged,
+            index,
+        } = found;
+        self.index = index.or_else(|| self.index.take());
+        let entry = entry?;
+        let decision = if softly_purged {
+            Decision::Revalidate
+        } else {
+            reuse::decide(&entry.head.lifetime, &self.wishes, self.shared.now())
+        };
+        if decision != Decision::Revalidate {
+            return Some((entry, decision));
+        }
+        let newer =
+            |known: &Arc<Entry>| known.head.lifetime.received_at >= entry.head.lifetime.received_at;
+        if !self.stored.as_ref().is_some_and(newer) {
+            self.stored = Some(entry);
+            self.forward = Forward::Stale;
+        }
+        None
+    }
+
+    async fn received<B>(mut self, res: ServiceResponse<B>, times: Times, mut reply: Sender<B>)
+    where
+        B: MessageBody + 'static,
+    {
+        let status = res.status();
+        if let Some(stored) = self.stored.take() {
+            if status == StatusCode::NOT_MODIFIED {
+                return self.confirmed(&stored, res, &times, reply).await;
+            }
+            let unreachable = res
+                .response()
+                .extensions()
+                .get::<OriginUnreachable>()
+                .is_some();
+            let failed = unreachable || matches!(status.as_u16(), 500 | 502 | 503 | 504);
+            if failed && self.may_replace(&stored, times.received_at) {
+                let req = res.into_parts().0;
+                self.lead.flight.land(Landing::Entry(
+                    Arc::clone(&stored),
+                    Tier::Memory,
+                    Outcome::Stale,
+                ));
+                let member = Member {
+                    forward: Some(self.forward),
+                    forward_status: Some(status.as_u16()),
+                    detail: Some("stale-if-error"),
+                    ..Member::default()
+                };
+                send(
+                    &mut reply,
+                    Reply::Entry(req, stored, Tier::Memory, Outcome::Stale, member),
+                );
+                return;
+            }
+        }
+        match self.assess(&res, &times) {
+            Ok(lifetime) => self.keep(res, lifetime, times, reply).await,
+            Err(reason) => self.pass(res, reason, reply).await,
+        }
+    }
+
+    fn may_replace(&self, stored: &Entry, now: Millis) -> bool {
+        reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now)
+    }
+
+    fn assess<B: MessageBody>(
+        &self,
+        res: &ServiceResponse<B>,
+        times: &Times,
+    ) -> Result<Lifetime, Bypass> {
+        if res.status() == StatusCode::PARTIAL_CONTENT {
+            return Err(Bypass::Partial);
+        }
+        let lifetime = self.lifetime(
+            res.status(),
+            res.request().headers(),
+            &MapFields(res.headers()),
+            times,
+        )?;
+        match res.response().body().size() {
+            BodySize::Sized(bytes) if bytes > self.shared.config.max_object => {
+                Err(Bypass::TooLarge)
+            }
+            _ => Ok(lifetime),
+        }
+    }
+
+    fn lifetime(
+        &self,
+        status: StatusCode,
+        request: &HeaderMap,
+        fields: &impl weaver_cache_policy::Headers,
+        times: &Times,
+    ) -> Result<Lifetime, Bypass> {
+        store::assess(
+            &self.rule.policy,
+            &Asked {
+                headers: &MapFields(request),
+                authenticated: self.authenticated,
+                partitioned: self.partitioned,
+            },
+            &Answered {
+                status: status.as_u16(),
+                headers: fields,
+                requested_at: times.requested_at,
+                received_at: times.received_at,
+            },
+        )
+    }
+
+    /// A response that is not stored goes to the client whose request it answers, as it comes.
+    async fn pass<B: MessageBody>(
+        self,
+        res: ServiceResponse<B>,
+        reason: Bypass,
+        mut reply: Sender<B>,
+    ) {
+        if res
+            .response()
+            .extensions()
+            .get::<OriginUnreachable>()
+            .is_some()
+        {
+            self.lead
+                .flight
+                .land(Landing::Failed(res.status().as_u16()));
+        } else {
+            if reason != Bypass::RequestNoStore {
+                self.shared.mark(&self.key).await;
+            }
+            self.lead.flight.land(Landing::Alone);
+        }
+        let member = Member {
+            forward: Some(self.forward),
+            detail: Some(reason.as_str()),
+            ..Member::default()
+        };
+        // A client that has left drops the response, and with it the fetch.
+        send(&mut reply, Reply::Own(res, member, Outcome::Miss));
+    }
+
+    /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
+    async fn confirmed<B: MessageBody>(
+        self,
+        stored: &Arc<Entry>,
+        res: ServiceResponse<B>,
+        times: &Times,
+        mut reply: Sender<B>,
+    ) {
+        let update: Fields = res
+            .headers()
+            .iter()
+            .filter(|(name, _)| *name != header::AGE)
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let fields = validation::freshened(&stored.head.fields, &update);
+        let mut aged = fields.clone();
+        aged.extend(
+            res.headers()
+                .get_all(header::AGE)
+                .map(|age| (header::AGE, age.clone())),
+        );
+        let request = res.request().headers();
+        let judged = self.lifetime(stored.head.status, request, &StoredFields(&aged), times);
+        let (lifetime, keep) = match judged {
+            Ok(lifetime) => (lifetime, true),
+            // Confirmed for this request, and not to be kept: served once, as stale.
+            Err(_) => (
+                Lifetime {
+                    received_at: times.received_at,
+                    ..Lifetime::default()
+                },
+                false,
+            ),
+        };
+        let entry = Arc::new(Entry {
+            key: Arc::clone(&stored.key),
+            head: Arc::new(Head {
+                status: stored.head.status,
+                fields,
+                lifetime,
+                position: times.position,
+                variant: stored.head.variant.clone(),
+            }),
+            body: stored.body.clone(),
+            fill_micros: micros(times.begun),
+            checked: unchecked(),
+        });
+        if keep {
+            self.shared.store(Arc::clone(&entry), None).await;
+        } else {
+            self.shared.discard(stored).await;
+        }
+        self.lead.flight.land(Landing::Entry(
+            Arc::clone(&entry),
+            Tier::None,
+            Outcome::Revalidated,
+        ));
+        let member = Member {
+            forward: Some(self.forward),
+            forward_status: Some(304),
+            stored: keep,
+            ..Member::default()
+        };
+        let (req, _) = res.into_parts();
+        send(
+            &mut reply,
+            Reply::Entry(req, entry, Tier::None, Outcome::Revalidated, member),
+        );
+    }
+
+    /// A response that may be stored: streamed to all who wait, and kept if it comes whole.
+    async fn keep<B>(
+        mut self,
+        res: ServiceResponse<B>,
+        lifetime: Lifetime,
+        times: Times,
+        mut reply: Sender<B>,
+    ) where
+        B: MessageBody + 'static,
+    {
+        let length = match res.response().body().size() {
+            BodySize::Sized(bytes) => Some(bytes),
+            BodySize::None => Some(0),
+            BodySize::Stream => None,
+        };
+        let mut reserved = self.shared.budget.reserve();
+        if length.is_some_and(|bytes| !reserved.grow(bytes)) {
+            return self.pass(res, Bypass::NoRoom, reply).await;
+        }
+        let Some(names) = vary::names(&MapFields(res.headers())) else {
+            return self.pass(res, Bypass::VaryStar, reply).await;
+        };
+        let variant = (!names.is_empty()).then(|| {
+            Variant::new(
+                self.shared.secret.bytes(),
+                names,
+                &MapFields(res.request().headers()),
+                &MapFields(res.headers()),
+            )
+        });
+        let head = Arc::new(Head {
+            status: res.status(),
+            fields: self.storable_fields(res.headers()),
+            lifetime,
+            position: times.position,
+            variant,
+        });
+        let (req, response) = res.into_parts();
+        let stored = Member {
+            forward: Some(self.forward),
+            stored: true,
+            ..Member::default()
+        };
+        // The client's reader exists before anyone can see the flight, so that nothing is missed.
+        if let Some(reader) = self.lead.flight.reader(length) {
+            send(
+                &mut reply,
+                Reply::Stream(req, Arc::clone(&head), reader, stored),
+            );
+        }
+        self.lead
+            .flight
+            .land(Landing::Streaming(Arc::clone(&head), length));
+        let body = response.into_body();
+        if let Ok(true) = self.pump(body, length, &mut reserved).await {
+            self.commit(head, times.begun).await;
+            self.lead.close();
+            self.lead.flight.end(Ok(()));
+        }
+    }
+
+    /// Everything but the fields of the connection, those that must not be stored, and those that
+    /// are made anew for each answer (RFC 9111 §3.1).
+    fn storable_fields(&self, headers: &HeaderMap) -> Fields {
+        let view = MapFields(headers);
+        let withheld = store::withheld_fields(&view, &self.rule.policy, self.partitioned);
+        headers
+            .iter()
+            .filter(|(name, _)| {
+                **name != header::AGE
+                    && **name != header::CONTENT_LENGTH
+                    && !validation::is_hop_by_hop(name.as_str(), &view)
+                    && !withheld.iter().any(|field| field == name.as_str())
+            })
+            .map(|(name, value)| (name.clone(), HeaderValue::clone(value)))
+            .collect()
+    }
+
+    /// Passes the body on. `Ok(true)`: it is whole and kept. `Ok(false)`: it ended, and was not
+    /// kept. An error: it broke off.
+    async fn pump<B: MessageBody>(
+        &mut self,
+        body: B,
+        length: Option<u64>,
+        reserved: &mut Reserved,
+    ) -> Result<bool, Broken> {
+        let mut body = pin!(body);
+        let (mut total, mut keeping) = (0_u64, true);
+        while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
+            let chunk: Bytes = chunk.map_err(|_| Broken)?;
+            total += chunk.len() as u64;
+            if keeping {
+                let room = length.is_some() || reserved.grow(chunk.len() as u64);
+                if total > self.shared.config.max_object || !room {
+                    keeping = false;
+                    self.lead.close();
+                    self.shared.mark(&self.key).await;
+                    self.lead.flight.stop_keeping();
+                }
+            }
+            if !keeping && !self.wait_for_readers().await {
+                return Ok(false);
+            }
+            self.lead.flight.push(chunk);
+        }
+        if length.is_some_and(|length| length != total) {
+            return Err(Broken);
+        }
+        if !keeping {
+            self.lead.flight.end(Ok(()));
+        }
+        Ok(keeping)
+    }
+
+    /// Waits for room in the window; `false` if nobody reads.
+    async fn wait_for_readers(&self) -> bool {
+        loop {
+            match timeout(STALL, self.lead.flight.room()).await {
+                Ok(reading) => return reading,
+                Err(_) => self.lead.flight.cut_off_stalled(),
+            }
+        }
+    }
+
+    async fn commit(&mut self, head: Arc<Head>, begun: Instant) {
+        if self.lead.flight.is_doomed() {
+            return;
+        }
+        let placed = head.variant.as_ref().map(|variant| {
+            self.shared
+                .place_variant(&self.key, self.index.as_ref(), variant)
+        });
+        let (key, index) = match placed {
+            Some((key, index)) => (key, Some(index)),
+            None => (self.key.clone(), None),
+        };
+        let entry = Arc::new(Entry {
+            key: key.as_slice().into(),
+            head,
+            body: self.lead.flight.whole(),
+            fill_micros: micros(begun),
+            checked: unchecked(),
+        });
+        self.shared
+            .store(entry, index.map(|index| (&self.key[..], index)))
+            .await;
+    }
+}
+
+fn send<B>(reply: &mut Sender<B>, what: Reply<B>) {
+    if let Some(reply) = reply.take() {
+        // The client may have left; then what it would have got is dropped.
+        let _ = reply.send(what);
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Makes of a client's request the one that fills: for the whole, and conditional only on what is
+/// stored (RFC 9111 §4.3.1).
+fn prepare(headers: &mut HeaderMap, stored: Option<&Entry>) {
+    for name in [
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_RANGE,
+        header::RANGE,
+    ] {
+        headers.remove(name);
+    }
+    let Some(stored) = stored else { return };
+    for (name, value) in validation::precondition(&StoredFields(&stored.head.fields)) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.insert(header::HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// A request that looks like the client's, for a response that goes out while the client's own
+/// request is with the handler. Actix gives no other way to make one.
+pub(crate) fn stand_in(req: &ServiceRequest) -> HttpRequest {
+    let mut made = TestRequest::default()
+        .method(req.method().clone())
+        .uri(&req.uri().to_string())
+        .version(req.version());
+    if let Some(peer) = req.peer_addr() {
+        made = made.peer_addr(peer);
+    }
+    for (name, value) in req.headers() {
+        made = made.append_header((name.clone(), value.clone()));
+    }
+    made.to_http_request()
+}

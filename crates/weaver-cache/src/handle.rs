@@ -1,0 +1,137 @@
+use crate::{Position, Purge, shared::Shared};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
+use weaver_pool::{PoolError, RedisPool};
+
+/// Where a [`ResponseCache`](crate::ResponseCache) stores, and where it counts.
+#[derive(Clone)]
+pub struct CacheStore {
+    pub(crate) pool: Option<RedisPool>,
+    pub(crate) metrics: CacheMetrics,
+}
+
+impl CacheStore {
+    /// In this node's memory only.
+    #[must_use]
+    pub fn memory(metrics: CacheMetrics) -> Self {
+        Self {
+            pool: None,
+            metrics,
+        }
+    }
+
+    /// In memory, and in Redis, which all nodes with the same `cache_prefix` share.
+    #[must_use]
+    pub fn with_redis(metrics: CacheMetrics, pool: RedisPool) -> Self {
+        Self {
+            pool: Some(pool),
+            metrics,
+        }
+    }
+}
+
+/// A running cache, to ask and to purge. Cheap to clone.
+#[derive(Clone)]
+pub struct CacheHandle {
+    shared: Arc<Shared>,
+}
+
+/// What became of a purge.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// It holds in this node and is not in the journal, so the others may not hear of it.
+    #[error("purged in this node only; the journal in Redis was not reached: {0}")]
+    LocalOnly(#[source] PoolError),
+}
+
+impl CacheHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Purges; `soft` makes content stale instead of dead.
+    ///
+    /// Returns the purge's position once it is in the journal. In this node it holds on return, and
+    /// with what is being fetched now too.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached.
+    pub async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PurgeError> {
+        self.shared
+            .purge(purge, soft)
+            .await
+            .map_err(PurgeError::LocalOnly)
+    }
+
+    /// Purges one URL: path and query, of any host.
+    ///
+    /// # Errors
+    ///
+    /// As [`purge`](Self::purge).
+    pub async fn invalidate(&self, target: impl Into<String>) -> Result<Position, PurgeError> {
+        self.purge(
+            Purge::Url {
+                host: None,
+                target: target.into(),
+            },
+            false,
+        )
+        .await
+    }
+
+    /// Purges everything.
+    ///
+    /// # Errors
+    ///
+    /// As [`purge`](Self::purge).
+    pub async fn clear(&self) -> Result<Position, PurgeError> {
+        if let Some(memory) = &self.shared.memory {
+            memory.clear();
+        }
+        self.shared.flights.doom_all();
+        self.purge(Purge::All, false).await
+    }
+
+    /// Waits until this node has applied the journal up to there, for at most `within`; `false` if it
+    /// has not by then.
+    pub async fn applied(&self, position: Position, within: Duration) -> bool {
+        match &self.shared.redis {
+            Some(redis) => timeout(within, redis.follower().applied(position))
+                .await
+                .is_ok(),
+            None => true,
+        }
+    }
+
+    /// Begins the statistics anew.
+    pub fn clear_stats(&self) {
+        self.shared.metrics.clear();
+    }
+
+    /// The statistics.
+    #[must_use]
+    pub fn stats(&self) -> HttpCacheReport {
+        self.shared.metrics.report()
+    }
+
+    /// Entries and bytes in the memory tier.
+    pub async fn memory_usage(&self) -> (u64, u64) {
+        match &self.shared.memory {
+            Some(memory) => {
+                memory.tend().await;
+                memory.usage()
+            }
+            None => (0, 0),
+        }
+    }
+
+    /// Frees what expired in memory. Call it now and then: nothing else does while there is no
+    /// traffic.
+    pub async fn tend(&self) {
+        if let Some(memory) = &self.shared.memory {
+            memory.tend().await;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a successful unsafe request invalidates (RFC 9111 §4.4).
+
+use crate::{Purge, shared::Shared};
+use actix_web::{
+    dev::ServiceResponse,
+    http::header::{self, HeaderName},
+};
+use std::sync::Arc;
+use weaver_cache_policy::invalidation::{Origin, same_origin_target};
+
+/// Invalidates the target URL and, on the same origin, those in Location and Content-Location.
+///
+/// In this node that has happened on return; the other nodes hear of it through the journal.
+pub(crate) fn after<B>(shared: &Arc<Shared>, res: &ServiceResponse<B>) {
+    let request = res.request();
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| {
+            request
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+        })
+        .unwrap_or("");
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let origin = Origin {
+        scheme: "http",
+        authority: host,
+    };
+    let named = |name: &HeaderName| {
+        let value = res.headers().get(name)?.to_str().ok()?;
+        same_origin_target(value, origin, target).or_else(|| {
+            same_origin_target(
+                value,
+                Origin {
+                    scheme: "https",
+                    ..origin
+                },
+                target,
+            )
+        })
+    };
+    let mut targets = vec![target.to_owned()];
+    targets.extend(named(&header::LOCATION));
+    targets.extend(named(&header::CONTENT_LOCATION));
+    targets.dedup();
+    for target in targets {
+        let purge = Purge::Url {
+            host: Some(host.to_ascii_lowercase()),
+            target,
+        };
+        shared.log.apply_local(purge.clone(), false);
+        if shared.redis.is_some() {
+            let shared = Arc::clone(shared);
+            actix_rt::spawn(async move {
+                if let Some(redis) = &shared.redis
+                    && redis.follower().append(&purge, false).await.is_err()
+                {
+                    shared.metrics.error();
+                }
+            });
+        }
+    }
+}

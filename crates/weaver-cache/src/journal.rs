@@ -1,0 +1,459 @@
+//! The purge journal: what was purged, in order, and whether an entry outlived it.
+//!
+//! A purge is an item with a [`Position`]. With Redis it is an entry of a stream that every node
+//! follows ([`stream`]), without it the node's own counter. A [`PurgeLog`] holds what still matters:
+//! for each URL and tag the last purge, the last one of everything, and recent prefixes, all bounded.
+//! What falls out of it moves the floor, and an entry from below the floor is dead: forgetting a
+//! purge never brings content back.
+//!
+//! An entry carries the position from before its fetch began. It is dead once a later item matches
+//! it, so that a slow fill or a late write to Redis cannot resurrect it. When nothing was purged
+//! since the entry was last looked at, that costs one comparison ([`PurgeLog::judge`]).
+
+pub(crate) mod stream;
+
+use crate::entry::Entry;
+use parking_lot::RwLock;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A place in the journal: the id of an entry of the Redis stream, `time-sequence`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Milliseconds of the Redis server's clock; 0 without Redis.
+    pub time: u64,
+    /// The number within that millisecond.
+    pub sequence: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.time, self.sequence)
+    }
+}
+
+impl Position {
+    /// Reads the form that `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (time, sequence) = text.split_once('-')?;
+        Some(Self {
+            time: time.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    }
+
+    fn next(self) -> Self {
+        Self {
+            sequence: self.sequence.saturating_add(1),
+            ..self
+        }
+    }
+}
+
+/// What is purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// One URL: all methods, variants and users.
+    Url {
+        /// Host and port as in the Host field, lower case; `None` is any host.
+        host: Option<String>,
+        /// Path and query.
+        target: String,
+    },
+    /// Everything that carries the tag in Surrogate-Key or Cache-Tag.
+    Tag(String),
+    /// Every URL whose path and query begin with this.
+    Prefix {
+        /// As in [`Purge::Url`].
+        host: Option<String>,
+        /// The beginning.
+        prefix: String,
+    },
+    /// Everything.
+    All,
+}
+
+/// What the journal says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Alive,
+    /// Purged softly: treat it as stale.
+    Stale,
+    Dead,
+}
+
+/// URLs, tags and prefixes that a log remembers, each.
+const MAX_NAMED: usize = 65_536;
+const MAX_PREFIXES: usize = 1024;
+
+pub(crate) struct PurgeLog {
+    /// Changes with every item; never 0, which stands for "never checked" in an entry.
+    version: AtomicU64,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    head: Position,
+    floor: Position,
+    hard: Marks,
+    soft: Marks,
+}
+
+/// The last purge of each thing.
+#[derive(Default)]
+struct Marks {
+    all: Position,
+    urls: Recent,
+    tags: Recent,
+    prefixes: BTreeMap<Position, (Option<String>, String)>,
+}
+
+/// Names with their last position, bounded; the oldest goes first.
+#[derive(Default)]
+struct Recent {
+    by_name: HashMap<String, Position>,
+    by_age: BTreeMap<Position, String>,
+}
+
+impl Recent {
+    /// Returns the position of what was forgotten to make room.
+    fn insert(&mut self, name: String, at: Position) -> Option<Position> {
+        if let Some(before) = self.by_name.insert(name.clone(), at) {
+            self.by_age.remove(&before);
+        }
+        self.by_age.insert(at, name);
+        if self.by_name.len() <= MAX_NAMED {
+            return None;
+        }
+        let (forgotten, name) = self.by_age.pop_first()?;
+        self.by_name.remove(&name);
+        Some(forgotten)
+    }
+
+    fn after(&self, name: &str, position: Position) -> bool {
+        self.by_name.get(name).is_some_and(|at| *at > position)
+    }
+}
+
+impl PurgeLog {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: AtomicU64::new(1),
+            state: RwLock::default(),
+        }
+    }
+
+    /// The position that a fetch which begins now carries.
+    pub(crate) fn head(&self) -> Position {
+        self.state.read().head
+    }
+
+    /// Applies a purge of this node's own, after everything known.
+    pub(crate) fn apply_local(&self, purge: Purge, soft: bool) -> Position {
+        let mut state = self.state.write();
+        let at = state.head.next();
+        state.apply(at, purge, soft);
+        self.changed();
+        at
+    }
+
+    /// Applies an item of the journal.
+    pub(crate) fn apply(&self, at: Position, purge: Purge, soft: bool) {
+        self.state.write().apply(at, purge, soft);
+        self.changed();
+    }
+
+    /// Says that nothing up to `position` can be known any more: all older entries are dead.
+    pub(crate) fn forget_before(&self, position: Position) {
+        let mut state = self.state.write();
+        state.floor = state.floor.max(position);
+        state.head = state.head.max(position);
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Judges an entry.
+    pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
+        let version = self.version.load(Ordering::Acquire);
+        if entry.checked.load(Ordering::Relaxed) == version {
+            return Verdict::Alive;
+        }
+        let verdict = self.state.read().judge(entry);
+        if verdict == Verdict::Alive {
+            entry.checked.store(version, Ordering::Relaxed);
+        }
+        verdict
+    }
+}
+
+impl State {
+    fn apply(&mut self, at: Position, purge: Purge, soft: bool) {
+        self.head = self.head.max(at);
+        let marks = if soft { &mut self.soft } else { &mut self.hard };
+        let forgotten = match purge {
+            Purge::All => {
+                marks.all = marks.all.max(at);
+                None
+            }
+            Purge::Tag(tag) => marks.tags.insert(tag, at),
+            Purge::Url { host, target } => marks.urls.insert(name(host.as_deref(), &target), at),
+            Purge::Prefix { host, prefix } => {
+                marks.prefixes.insert(at, (host, prefix));
+                if marks.prefixes.len() > MAX_PREFIXES {
+                    marks.prefixes.pop_first().map(|(at, _)| at)
+                } else {
+                    None
+                }
+            }
+        };
+        if let Some(forgotten) = forgotten {
+            self.floor = self.floor.max(forgotten);
+        }
+    }
+
+    fn judge(&self, entry: &Entry) -> Verdict {
+        let position = entry.head.position;
+        if position < self.floor || self.hard.matches(entry, position) {
+            Verdict::Dead
+        } else if self.soft.matches(entry, position) {
+            Verdict::Stale
+        } else {
+            Verdict::Alive
+        }
+    }
+}
+
+impl Marks {
+    fn matches(&self, entry: &Entry, position: Position) -> bool {
+        if self.all > position {
+            return true;
+        }
+        let Some((host, path, query)) = crate::key::url(&entry.key) else {
+            return true;
+        };
+        if !self.urls.by_name.is_empty() {
+            let target = match query {
+                Some(query) if !query.is_empty() => format!("{path}?{query}"),
+                _ => path.to_owned(),
+            };
+            if self.urls.after(&name(Some(host), &target), position)
+                || self.urls.after(&name(None, &target), position)
+            {
+                return true;
+            }
+        }
+        if !self.tags.by_name.is_empty() && tags(entry).any(|tag| self.tags.after(tag, position)) {
+            return true;
+        }
+        self.prefixes
+            .range(position.next()..)
+            .any(|(_, (purged, prefix))| {
+                let of_host = purged.as_deref().is_none_or(|purged| purged == host);
+                let whole = query.map(|query| format!("{path}?{query}"));
+                of_host
+                    && whole
+                        .as_deref()
+                        .unwrap_or(path)
+                        .starts_with(prefix.as_str())
+            })
+    }
+}
+
+fn name(host: Option<&str>, target: &str) -> String {
+    format!("{}\n{target}", host.unwrap_or(""))
+}
+
+/// The tags of a response: Surrogate-Key separated by spaces, Cache-Tag by commas.
+fn tags(entry: &Entry) -> impl Iterator<Item = &str> {
+    let lists = entry
+        .head
+        .fields
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), "surrogate-key" | "cache-tag"));
+    lists
+        .flat_map(|(_, value)| value.to_str().unwrap_or("").split([',', ' ', '\t']))
+        .filter(|tag| !tag.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Rule, entry::Head, identity::Secret, key};
+    use actix_web::http::{
+        StatusCode,
+        header::{HeaderMap, HeaderName, HeaderValue},
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use weaver_cache_policy::{Lifetime, Policy};
+
+    fn entry(target: &str, tags: &'static str, position: Position) -> Entry {
+        let (path, query) = target
+            .split_once('?')
+            .map_or((target, None), |(p, q)| (p, Some(q)));
+        let rule = Rule::new("r", Policy::standard());
+        let target = key::Target {
+            host: "h",
+            path,
+            query,
+        };
+        let keyed = key::build(
+            &target,
+            &rule,
+            &HeaderMap::new(),
+            None,
+            &Secret::new(Some([0; 32])),
+        );
+        Entry {
+            key: keyed.key.as_slice().into(),
+            head: Arc::new(Head {
+                status: StatusCode::OK,
+                fields: vec![(
+                    HeaderName::from_static("surrogate-key"),
+                    HeaderValue::from_static(tags),
+                )],
+                lifetime: Lifetime::default(),
+                position,
+                variant: None,
+            }),
+            body: bytes::Bytes::new(),
+            fill_micros: 0,
+            checked: AtomicU64::new(0),
+        }
+    }
+
+    fn url(target: &str) -> Purge {
+        Purge::Url {
+            host: Some("h".to_owned()),
+            target: target.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_purge_kills_what_began_before_it_and_nothing_after() {
+        let log = PurgeLog::new();
+        let before = entry("/a", "", log.head());
+        log.apply_local(url("/a"), false);
+        let after = entry("/a", "", log.head());
+        assert_eq!(log.judge(&before), Verdict::Dead);
+        assert_eq!(log.judge(&after), Verdict::Alive);
+        assert_eq!(
+            log.judge(&entry("/b", "", Position::default())),
+            Verdict::Alive
+        );
+    }
+
+    #[test]
+    fn tags_prefixes_and_everything_reach_what_they_name() {
+        for (purge, hit, missed) in [
+            (Purge::Tag("t2".into()), ("/x", "t1 t2"), ("/x", "t1 t22")),
+            (
+                Purge::Prefix {
+                    host: None,
+                    prefix: "/a/".into(),
+                },
+                ("/a/b", ""),
+                ("/ab", ""),
+            ),
+            (
+                Purge::Prefix {
+                    host: None,
+                    prefix: "/a?x".into(),
+                },
+                ("/a?x=1", ""),
+                ("/a?y=1", ""),
+            ),
+            (
+                Purge::Url {
+                    host: None,
+                    target: "/q?x=1".into(),
+                },
+                ("/q?x=1", ""),
+                ("/q?x=2", ""),
+            ),
+        ] {
+            let log = PurgeLog::new();
+            log.apply_local(purge.clone(), false);
+            assert_eq!(
+                log.judge(&entry(hit.0, hit.1, Position::default())),
+                Verdict::Dead,
+                "{purge:?}"
+            );
+            assert_eq!(
+                log.judge(&entry(missed.0, missed.1, Position::default())),
+                Verdict::Alive,
+                "{purge:?}"
+            );
+        }
+        let log = PurgeLog::new();
+        log.apply_local(Purge::All, true);
+        assert_eq!(
+            log.judge(&entry("/x", "", Position::default())),
+            Verdict::Stale
+        );
+    }
+
+    #[test]
+    fn what_the_log_forgets_is_dead_and_not_revived() {
+        let log = PurgeLog::new();
+        log.apply_local(url("/old"), false);
+        for at in 0..MAX_NAMED {
+            log.apply_local(url(&format!("/{at}")), false);
+        }
+        assert_eq!(
+            log.judge(&entry("/old", "", Position::default())),
+            Verdict::Dead
+        );
+    }
+
+    proptest! {
+        /// Against a plain list of all purges: never alive what the list kills.
+        #[test]
+        fn a_log_agrees_with_a_list(
+            steps in proptest::collection::vec((0_u8..4, 0_u8..3, any::<bool>()), 1..40),
+            born in 0_usize..40,
+            which in 0_u8..3,
+        ) {
+            let log = PurgeLog::new();
+            let targets = ["/a", "/b", "/a/c"];
+            let subject_tags: &'static str = ["t0", "t1", "t2"][which as usize];
+            let mut subject = None;
+            let mut expected = Verdict::Alive;
+            for (at, (kind, what, soft)) in steps.iter().enumerate() {
+                if at == born {
+                    subject = Some(entry(targets[which as usize], subject_tags, log.head()));
+                }
+                let target = targets[*what as usize];
+                let purge = match kind {
+                    0 => url(target),
+                    1 => Purge::Tag(format!("t{what}")),
+                    2 => Purge::Prefix { host: None, prefix: target.to_owned() },
+                    _ => Purge::All,
+                };
+                let hits = match &purge {
+                    Purge::Url { .. } | Purge::Tag(_) => *what == which,
+                    Purge::Prefix { prefix, .. } => targets[which as usize].starts_with(prefix.as_str()),
+                    Purge::All => true,
+                };
+                log.apply_local(purge, *soft);
+                if subject.is_some() && hits {
+                    expected = match (expected, soft) {
+                        (Verdict::Dead, _) | (_, false) => Verdict::Dead,
+                        _ => Verdict::Stale,
+                    };
+                }
+                if let Some(subject) = &subject {
+                    prop_assert_eq!(log.judge(subject), expected);
+                }
+            }
+        }
+    }
+}

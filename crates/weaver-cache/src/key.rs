@@ -1,0 +1,237 @@
+//! Cache keys: injective, so that no two requests that differ in anything a rule looks at share one.
+//!
+//! Every field is preceded by its length. The bytes themselves are the key in memory, where nothing
+//! can collide; in Redis the name is their BLAKE3 hash, and the entry carries the bytes, which are
+//! compared when it is read.
+
+use crate::{Principal, QueryRule, Rule, identity::Secret};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use smallvec::SmallVec;
+
+/// Changes with the layout, so that nodes of different versions share a Redis in peace.
+const VERSION: u8 = 1;
+const QUERY_IGNORED: u8 = 0;
+const QUERY_KEPT: u8 = 1;
+
+pub(crate) type KeyBytes = SmallVec<[u8; 192]>;
+
+/// What a request's key was made of, as far as decisions need it.
+pub(crate) struct Keyed {
+    pub(crate) key: KeyBytes,
+    /// Whether it names one user (RFC 9111's private cache).
+    pub(crate) partitioned: bool,
+}
+
+pub(crate) struct Target<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+}
+
+pub(crate) fn build(
+    target: &Target<'_>,
+    rule: &Rule,
+    headers: &HeaderMap,
+    principal: Option<&Principal>,
+    secret: &Secret,
+) -> Keyed {
+    let mut key = KeyBytes::new();
+    key.push(VERSION);
+    put(&mut key, target.host.as_bytes());
+    key.make_ascii_lowercase();
+    put(&mut key, target.path.as_bytes());
+    match &rule.query {
+        QueryRule::Keep => {
+            key.push(QUERY_KEPT);
+            // "/x" and "/x?" are different URLs to an origin.
+            key.push(u8::from(target.query.is_some()));
+            put(&mut key, target.query.unwrap_or("").as_bytes());
+        }
+        QueryRule::Ignore => key.push(QUERY_IGNORED),
+        rule @ (QueryRule::Only(_) | QueryRule::Except(_)) => {
+            key.push(QUERY_KEPT);
+            let kept = kept(target.query.unwrap_or(""), rule);
+            key.push(u8::from(!kept.is_empty()));
+            put(&mut key, kept.as_bytes());
+        }
+    }
+
+    let mut partitioned = false;
+    let credentials = |key: &mut KeyBytes| {
+        let hash = secret.credentials(principal, headers);
+        part(key, b'c', hash);
+        hash.is_some()
+    };
+    if rule.per_user {
+        partitioned = credentials(&mut key);
+    }
+    for name in &rule.vary_on {
+        if *name == AUTHORIZATION {
+            if !rule.per_user {
+                credentials(&mut key);
+            }
+        } else {
+            let hash = secret.header(name, headers);
+            partitioned |= rule.per_user && hash.is_some();
+            part(&mut key, b'h', hash);
+        }
+    }
+    Keyed { key, partitioned }
+}
+
+fn put(key: &mut KeyBytes, bytes: &[u8]) {
+    key.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    key.extend_from_slice(bytes);
+}
+
+fn part(key: &mut KeyBytes, tag: u8, hash: Option<[u8; 32]>) {
+    match hash {
+        Some(hash) => {
+            key.push(tag);
+            key.extend_from_slice(&hash);
+        }
+        None => key.push(b'-'),
+    }
+}
+
+fn kept(query: &str, rule: &QueryRule) -> String {
+    let keeps = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or("");
+        match rule {
+            QueryRule::Only(names) => names.iter().any(|wanted| wanted == name),
+            QueryRule::Except(names) => !names.iter().any(|dropped| dropped == name),
+            _ => true,
+        }
+    };
+    query.split('&').filter(keeps).collect::<Vec<_>>().join("&")
+}
+
+/// The key of one variant: the key of its URL, the index's nonce and the variant's hash.
+pub(crate) fn of_variant(primary: &[u8], nonce: &[u8; 16], digest: &[u8; 32]) -> KeyBytes {
+    let mut key = KeyBytes::from_slice(primary);
+    key.push(b'v');
+    key.extend_from_slice(nonce);
+    key.extend_from_slice(digest);
+    key
+}
+
+/// The URL that a key was made of: host, path, and the query unless the rule ignores it.
+pub(crate) fn url(key: &[u8]) -> Option<(&str, &str, Option<&str>)> {
+    fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (text, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        *rest = after;
+        std::str::from_utf8(text).ok()
+    }
+    let (version, mut rest) = key.split_first()?;
+    if *version != VERSION {
+        return None;
+    }
+    let (host, path) = (take(&mut rest)?, take(&mut rest)?);
+    let (kept, mut rest) = rest.split_first()?;
+    if *kept == QUERY_IGNORED {
+        return Some((host, path, None));
+    }
+    rest = rest.get(1..)?;
+    Some((host, path, Some(take(&mut rest)?)))
+}
+
+/// The name of a key in Redis.
+pub(crate) fn redis_name(prefix: &str, key: &[u8]) -> String {
+    let mut name = String::with_capacity(prefix.len() + 64);
+    name.push_str(prefix);
+    name.push_str(&blake3::hash(key).to_hex());
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+    use weaver_cache_policy::Policy;
+
+    fn key(
+        host: &str,
+        path: &str,
+        query: Option<&str>,
+        rule: &Rule,
+        headers: &HeaderMap,
+    ) -> KeyBytes {
+        build(
+            &Target { host, path, query },
+            rule,
+            headers,
+            None,
+            &Secret::new(Some([1; 32])),
+        )
+        .key
+    }
+
+    fn rule() -> Rule {
+        Rule::new("r", Policy::standard())
+    }
+
+    #[test]
+    fn a_key_gives_its_url_back_and_the_host_has_no_case() {
+        let made = key("A.example", "/p", Some("q=1"), &rule(), &HeaderMap::new());
+        assert_eq!(url(&made), Some(("a.example", "/p", Some("q=1"))));
+        assert_eq!(
+            made,
+            key("a.EXAMPLE", "/p", Some("q=1"), &rule(), &HeaderMap::new())
+        );
+        assert_eq!(url(&of_variant(&made, &[0; 16], &[1; 32])), url(&made));
+    }
+
+    #[test]
+    fn query_rules_keep_what_they_say() {
+        let rule = |query| rule().query(query);
+        let made =
+            |query: &str, by: QueryRule| key("h", "/", Some(query), &rule(by), &HeaderMap::new());
+        let only = QueryRule::Only(vec!["a".into()]);
+        assert_eq!(made("a=1&b=2", only.clone()), made("a=1&b=3", only.clone()));
+        assert_ne!(made("a=1", only.clone()), made("a=2", only));
+        let except = QueryRule::Except(vec!["utm".into()]);
+        assert_eq!(made("a=1&utm=x", except.clone()), made("a=1&utm=y", except));
+        assert_eq!(
+            made("a=1", QueryRule::Ignore),
+            made("b=1", QueryRule::Ignore)
+        );
+    }
+
+    #[test]
+    fn a_user_is_known_by_a_hash_and_not_by_the_token() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer s3cr3t"));
+        let rule = rule().per_user(true);
+        let made = key("h", "/", None, &rule, &headers);
+        let found = made.windows(6).any(|window| window == b"s3cr3t");
+        assert!(!found);
+        assert_ne!(made, key("h", "/", None, &rule, &HeaderMap::new()));
+    }
+
+    proptest! {
+        /// Two requests share a key only if everything the rule looks at is equal.
+        #[test]
+        fn keys_are_injective(
+            a in ("[a-c.]{1,4}", "/[a-c/]{0,4}", proptest::option::of("[a-c=&]{0,4}"), proptest::option::of("[a-c]{0,3}")),
+            b in ("[a-c.]{1,4}", "/[a-c/]{0,4}", proptest::option::of("[a-c=&]{0,4}"), proptest::option::of("[a-c]{0,3}")),
+        ) {
+            let name = HeaderName::from_static("x-a");
+            let rule = rule().vary_on(vec![name.clone()]);
+            let made = |of: &(String, String, Option<String>, Option<String>)| {
+                let mut headers = HeaderMap::new();
+                if let Some(value) = &of.3 {
+                    headers.insert(name.clone(), HeaderValue::from_str(value).unwrap());
+                }
+                key(&of.0, &of.1, of.2.as_deref(), &rule, &headers)
+            };
+            prop_assert_eq!(made(&a) == made(&b), a == b);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = url(&bytes);
+        }
+    }
+}

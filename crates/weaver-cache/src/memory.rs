@@ -1,0 +1,87 @@
+//! The memory tier: moka, bounded in bytes.
+
+use crate::entry::Record;
+use moka::{Expiry, future::Cache, policy::EvictionPolicy};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use weaver_cache_policy::Millis;
+
+/// A cheap handle; clones share the tier.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    cache: Cache<Arc<[u8]>, Kept>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    record: Record,
+    /// How long the record is of use from when it was put in.
+    useful: Duration,
+}
+
+struct ByUsefulness;
+
+impl Expiry<Arc<[u8]>, Kept> for ByUsefulness {
+    fn expire_after_create(&self, _: &Arc<[u8]>, kept: &Kept, _: Instant) -> Option<Duration> {
+        Some(kept.useful)
+    }
+
+    // moka's own keeps what was left to the record that is replaced.
+    fn expire_after_update(
+        &self,
+        _: &Arc<[u8]>,
+        kept: &Kept,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(kept.useful)
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(bytes)
+            .weigher(|_, kept: &Kept| u32::try_from(kept.record.bytes()).unwrap_or(u32::MAX))
+            .eviction_policy(EvictionPolicy::tiny_lfu())
+            .expire_after(ByUsefulness)
+            .build();
+        Self { cache }
+    }
+
+    pub(crate) async fn get(&self, key: &[u8]) -> Option<Record> {
+        self.cache.get(key).await.map(|kept| kept.record)
+    }
+
+    pub(crate) async fn put(&self, record: Record, until: Millis, now: Millis) {
+        // Instants far ahead overflow inside a timer wheel; a month is for ever to a memory tier.
+        const MONTH: u64 = 30 * 86_400_000;
+        let useful = Duration::from_millis(until.since(now).min(MONTH));
+        if useful.is_zero() {
+            return;
+        }
+        self.cache
+            .insert(record.key().into(), Kept { record, useful })
+            .await;
+    }
+
+    pub(crate) async fn remove(&self, key: &[u8]) {
+        self.cache.invalidate(key).await;
+    }
+
+    pub(crate) fn clear(&self) {
+        self.cache.invalidate_all();
+    }
+
+    /// Entries and bytes held, exact after [`Self::tend`].
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        (self.cache.entry_count(), self.cache.weighted_size())
+    }
+
+    /// Frees what expired; moka has no thread of its own.
+    pub(crate) async fn tend(&self) {
+        self.cache.run_pending_tasks().await;
+    }
+}

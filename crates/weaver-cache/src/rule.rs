@@ -1,0 +1,186 @@
+use actix_web::http::header::{AUTHORIZATION, HeaderName};
+use std::sync::{Arc, OnceLock};
+use weaver_cache_policy::Policy;
+use weaver_metrics::{CacheMetrics, RouteCacheMetrics};
+
+/// Which part of the query is part of the key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum QueryRule {
+    /// All of it, as it stands.
+    #[default]
+    Keep,
+    /// Nothing.
+    Ignore,
+    /// The parameters of these names.
+    Only(Vec<String>),
+    /// All but the parameters of these names.
+    Except(Vec<String>),
+}
+
+/// How requests to one route, or to one pattern, are cached.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The name by which it is counted.
+    pub name: Arc<str>,
+    /// What is stored and for how long.
+    pub policy: Policy,
+    /// Whether each user has a store of their own.
+    pub per_user: bool,
+    /// Request headers that join the key. `Authorization` stands for the credentials, however they
+    /// came: where a [`Principal`](crate::Principal) is known it is used in place of the header.
+    pub vary_on: Vec<HeaderName>,
+    /// What of the query joins the key.
+    pub query: QueryRule,
+    counters: OnceLock<RouteCacheMetrics>,
+}
+
+impl Rule {
+    /// A rule that shares its entries among all users.
+    pub fn new(name: impl Into<Arc<str>>, policy: Policy) -> Self {
+        Self {
+            name: name.into(),
+            policy,
+            per_user: false,
+            vary_on: Vec::new(),
+            query: QueryRule::Keep,
+            counters: OnceLock::new(),
+        }
+    }
+
+    /// Gives each user a store of their own.
+    #[must_use]
+    pub fn per_user(mut self, on: bool) -> Self {
+        self.per_user = on;
+        self
+    }
+
+    /// Sets the request headers that join the key.
+    #[must_use]
+    pub fn vary_on(mut self, headers: Vec<HeaderName>) -> Self {
+        self.vary_on = headers;
+        self
+    }
+
+    /// Sets what of the query joins the key.
+    #[must_use]
+    pub fn query(mut self, query: QueryRule) -> Self {
+        self.query = query;
+        self
+    }
+
+    pub(crate) fn credentials_in_key(&self) -> bool {
+        self.per_user || self.vary_on.contains(&AUTHORIZATION)
+    }
+
+    pub(crate) fn counters(&self, metrics: &CacheMetrics) -> &RouteCacheMetrics {
+        self.counters.get_or_init(|| metrics.route(&self.name))
+    }
+}
+
+/// A path pattern: whole segments, `*` for one segment, and for all that follow where it stands
+/// last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: Box<str>,
+    segments: Vec<Box<str>>,
+    open: bool,
+}
+
+impl Pattern {
+    /// Reads a pattern such as `/health` or `/catalog/*`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: it must begin with `/`, and have neither a query nor `*` beside other
+    /// characters in a segment.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let rest = text.strip_prefix('/').ok_or("a pattern begins with /")?;
+        if rest.contains(['?', '#']) {
+            return Err("a pattern is a path, without a query");
+        }
+        let mut segments: Vec<Box<str>> = rest.split('/').map(Into::into).collect();
+        if segments
+            .iter()
+            .any(|segment| segment.contains('*') && &**segment != "*")
+        {
+            return Err("* stands for a whole segment");
+        }
+        let open = segments.last().is_some_and(|last| &**last == "*");
+        if open {
+            segments.pop();
+        }
+        Ok(Self {
+            text: text.into(),
+            segments,
+            open,
+        })
+    }
+
+    /// A path without `*`.
+    pub(crate) fn literal(path: &'static str) -> Self {
+        let segments = path
+            .trim_start_matches('/')
+            .split('/')
+            .map(Into::into)
+            .collect();
+        Self {
+            text: path.into(),
+            segments,
+            open: false,
+        }
+    }
+
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the path of a request fits.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else {
+            return false;
+        };
+        let mut given = rest.split('/');
+        for wanted in &self.segments {
+            match given.next() {
+                Some(segment) if **wanted == *segment => {}
+                Some(segment) if &**wanted == "*" && !segment.is_empty() => {}
+                _ => return false,
+            }
+        }
+        if self.open {
+            given.next().is_some()
+        } else {
+            given.next().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_whole_segments() {
+        let matches = |pattern: &str, path: &str| Pattern::parse(pattern).unwrap().matches(path);
+        assert!(matches("/health", "/health"));
+        assert!(!matches("/health", "/healthz"));
+        assert!(!matches("/health", "/health/x"));
+        assert!(matches("/catalog/*", "/catalog/a/b"));
+        assert!(matches("/catalog/*", "/catalog/"));
+        assert!(!matches("/catalog/*", "/catalog"));
+        assert!(matches("/a/*/c", "/a/b/c"));
+        assert!(!matches("/a/*/c", "/a/b/d"));
+        assert!(matches("/*", "/anything/at/all"));
+        assert!(matches("/", "/"));
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_match_is_refused() {
+        for bad in ["health", "/a*", "/a?b", ""] {
+            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

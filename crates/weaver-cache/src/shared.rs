@@ -1,0 +1,230 @@
+//! What all workers of a process share: the tiers, the journal, the flights, the counters.
+
+use crate::{
+    CacheConfig, Position, Purge, Rule,
+    entry::{Entry, Index, MapFields, Record},
+    flight::{Budget, Flights},
+    identity::{Secret, random},
+    journal::{PurgeLog, Verdict},
+    key,
+    memory::Memory,
+    redis::RedisTier,
+};
+use actix_web::{dev::ServiceRequest, http::header::HeaderMap};
+use moka::future::Cache as Moka;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use weaver_cache_policy::{Millis, vary::Variant};
+use weaver_metrics::{CacheMetrics, Tier};
+use weaver_pool::PoolError;
+
+/// Chooses the rule for a request; `None` leaves it alone.
+pub(crate) type Rules = dyn Fn(&ServiceRequest) -> Option<Arc<Rule>> + Send + Sync;
+
+/// Keys that are remembered as not worth waiting for.
+const MAX_MARKERS: u64 = 20_000;
+/// An index outlives its variants by this much, in milliseconds.
+const INDEX_LIFE: u64 = 86_400_000;
+
+pub(crate) struct Shared {
+    pub(crate) config: CacheConfig,
+    pub(crate) rules: Box<Rules>,
+    pub(crate) secret: Secret,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) redis: Option<RedisTier>,
+    pub(crate) log: Arc<PurgeLog>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) markers: Moka<Arc<[u8]>, ()>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) metrics: CacheMetrics,
+}
+
+/// What a tier has for a request.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// The response that the request selects.
+    pub(crate) entry: Option<Arc<Entry>>,
+    /// Whether it was purged softly, and so is to be taken as stale.
+    pub(crate) softly_purged: bool,
+    /// The index of the URL, if its responses vary.
+    pub(crate) index: Option<Arc<Index>>,
+}
+
+impl Shared {
+    pub(crate) fn markers(config: &CacheConfig) -> Moka<Arc<[u8]>, ()> {
+        Moka::builder()
+            .max_capacity(MAX_MARKERS)
+            .time_to_live(config.hit_for_miss)
+            .build()
+    }
+
+    /// The clock that all nodes share: this one's, set right by the Redis server's.
+    pub(crate) fn now(&self) -> Millis {
+        let own = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let offset = self
+            .redis
+            .as_ref()
+            .map_or(0, |redis| redis.follower().clock_offset());
+        Millis(own.saturating_add_signed(offset))
+    }
+
+    async fn get(&self, tier: Tier, key: &[u8]) -> Option<Record> {
+        match tier {
+            Tier::Memory => self.memory.as_ref()?.get(key).await,
+            Tier::Redis => self.redis.as_ref()?.get(key).await,
+            Tier::None => None,
+        }
+    }
+
+    /// What a tier has under a key for a request with these headers.
+    pub(crate) async fn find(&self, tier: Tier, key: &[u8], headers: &HeaderMap) -> Found {
+        match self.get(tier, key).await {
+            None => Found::default(),
+            Some(Record::Entry(entry)) => self.judged(tier, entry, None).await,
+            Some(Record::Index(_, index)) => {
+                let secret = self.secret.bytes();
+                for variant in &index.variants {
+                    if !variant.matches(secret, &MapFields(headers)) {
+                        continue;
+                    }
+                    let key = key::of_variant(key, &index.nonce, &variant.digest);
+                    if let Some(Record::Entry(entry)) = self.get(tier, &key).await {
+                        return self.judged(tier, entry, Some(index)).await;
+                    }
+                }
+                Found {
+                    index: Some(index),
+                    ..Found::default()
+                }
+            }
+        }
+    }
+
+    async fn judged(&self, tier: Tier, entry: Arc<Entry>, index: Option<Arc<Index>>) -> Found {
+        let verdict = self.log.judge(&entry);
+        if verdict == Verdict::Dead {
+            if let (Tier::Memory, Some(memory)) = (tier, &self.memory) {
+                memory.remove(&entry.key).await;
+            }
+            return Found {
+                index,
+                ..Found::default()
+            };
+        }
+        Found {
+            entry: Some(entry),
+            softly_purged: verdict == Verdict::Stale,
+            index,
+        }
+    }
+
+    /// Takes what Redis had into memory, with the freshness it has left.
+    pub(crate) async fn promote(&self, key: &[u8], found: &Found) {
+        let Some(memory) = &self.memory else { return };
+        let now = self.now();
+        if let Some(index) = &found.index {
+            let record = Record::Index(key.into(), Arc::clone(index));
+            memory.put(record, now.plus(INDEX_LIFE), now).await;
+        }
+        if let Some(entry) = &found.entry {
+            let until = self.until(entry);
+            memory
+                .put(Record::Entry(Arc::clone(entry)), until, now)
+                .await;
+        }
+    }
+
+    fn until(&self, entry: &Entry) -> Millis {
+        let keep = u64::try_from(self.config.keep_validators.as_millis()).unwrap_or(u64::MAX);
+        entry.head.lifetime.useful_until(keep)
+    }
+
+    /// The key under which a response that varies is stored, and the index that leads to it.
+    pub(crate) fn place_variant(
+        &self,
+        primary: &[u8],
+        index: Option<&Arc<Index>>,
+        variant: &Variant,
+    ) -> (key::KeyBytes, Index) {
+        let known = index.map_or_else(
+            || Index {
+                nonce: random(),
+                variants: Vec::new(),
+            },
+            |index| Index::clone(index),
+        );
+        let key = key::of_variant(primary, &known.nonce, &variant.digest);
+        (key, known.with(variant.clone()))
+    }
+
+    /// Puts a complete response, and the index that leads to it, into the tiers. Returns `false`
+    /// where a purge since its fetch began forbids it.
+    pub(crate) async fn store(&self, entry: Arc<Entry>, index: Option<(&[u8], Index)>) -> bool {
+        if self.log.judge(&entry) == Verdict::Dead {
+            return false;
+        }
+        let now = self.now();
+        let until = self.until(&entry);
+        let bytes = entry.body.len() as u64;
+        let index = index.map(|(primary, index)| Record::Index(primary.into(), Arc::new(index)));
+        let index_until = until.max(now.plus(INDEX_LIFE));
+        let record = Record::Entry(entry);
+        if let Some(memory) = &self.memory {
+            memory.put(record.clone(), until, now).await;
+            if let Some(index) = &index {
+                memory.put(index.clone(), index_until, now).await;
+            }
+        }
+        if let Some(redis) = &self.redis {
+            redis.put(record, until, now);
+            if let Some(index) = index {
+                redis.put(index, index_until, now);
+            }
+        }
+        self.metrics.stored(bytes);
+        true
+    }
+
+    /// Removes one stored response.
+    pub(crate) async fn discard(&self, entry: &Entry) {
+        if let Some(memory) = &self.memory {
+            memory.remove(&entry.key).await;
+        }
+        if let Some(redis) = &self.redis {
+            // Best effort: what stays is stale, and is judged by its own numbers when it is read.
+            let _ = redis.remove(&entry.key).await;
+        }
+    }
+
+    /// Purges here, and in the journal where there is one.
+    pub(crate) async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PoolError> {
+        let local = self.log.apply_local(purge.clone(), soft);
+        let Some(redis) = &self.redis else {
+            return Ok(local);
+        };
+        let position = redis.follower().append(&purge, soft).await?;
+        self.log.apply(position, purge, soft);
+        Ok(position)
+    }
+
+    pub(crate) async fn is_marked(&self, key: &[u8]) -> bool {
+        self.markers.entry_count() > 0 && self.markers.get(key).await.is_some()
+    }
+
+    pub(crate) async fn mark(&self, key: &[u8]) {
+        self.markers.insert(key.into(), ()).await;
+        // The count that `is_marked` looks at first lags until moka tends itself.
+        self.markers.run_pending_tasks().await;
+    }
+}
+
+/// Never 0, so that a fresh entry is looked at once.
+pub(crate) fn unchecked() -> AtomicU64 {
+    AtomicU64::new(0)
+}

@@ -1,0 +1,69 @@
+//! Weaver's metrics: every event is counted once, and both renderings read the same counter.
+//!
+//! - [`report`] is the JSON document of `GET /metrics`: its shape, as plain serde types.
+//! - [`CacheMetrics`] counts what a response cache does, by route, tier and outcome.
+//! - [`HttpMetrics`] counts requests and times them.
+//! - [`RedisPoolMetrics`] reads a pool's own counters when it is scraped.
+//!
+//! Labels are few and fixed by configuration: routes and patterns, never raw paths, so that a scan
+//! of random URLs does not grow memory. What would go past [`MAX_ROUTES`] is counted as `other`.
+//!
+//! # Example
+//!
+//! ```
+//! use weaver_metrics::{CacheMetrics, Registry, Tier, encode};
+//!
+//! let mut registry = Registry::default();
+//! let metrics = CacheMetrics::new(&mut registry);
+//! let route = metrics.route("/health");
+//! route.count(Tier::Memory, "hit");
+//! route.saved(0.025);
+//! route.count(Tier::None, "miss");
+//!
+//! let report = metrics.report();
+//! assert_eq!((report.hits, report.misses), (1, 1));
+//! assert_eq!(report.hit_rate_percent, 50.0);
+//! let text = encode(&registry);
+//! assert!(text.contains(r#"weaver_http_cache_requests_total{tier="memory",outcome="hit",route="/health"} 1"#));
+//! ```
+
+mod cache;
+mod http;
+mod redis;
+pub mod report;
+
+pub use cache::{CacheMetrics, RouteCacheMetrics, Tier};
+pub use http::{HttpMetrics, RouteHttpMetrics};
+pub use prometheus_client::registry::Registry;
+pub use redis::{RedisPoolMetrics, RedisPoolSnapshot};
+
+/// Routes and patterns that are told apart; further ones are counted together as `other`.
+pub const MAX_ROUTES: usize = 1000;
+
+/// The media type of [`encode`]'s text.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of [`encode_prometheus`]'s text.
+pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Renders everything that is registered, as OpenMetrics 1.0 text.
+#[must_use]
+pub fn encode(registry: &Registry) -> String {
+    let mut text = String::with_capacity(8 * 1024);
+    // Writing to a String fails only where a metric refuses to be encoded, which ours do not.
+    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
+    text
+}
+
+/// Renders the same in the older Prometheus text format, which has no end marker and no units.
+#[must_use]
+pub fn encode_prometheus(registry: &Registry) -> String {
+    encode(registry)
+        .lines()
+        .filter(|line| *line != "# EOF" && !line.starts_with("# UNIT "))
+        .fold(String::new(), |mut text, line| {
+            // In the older format a counter's family carries the suffix of its sample.
+            text.push_str(line);
+            text.push('\n');
+            text
+        })
+}

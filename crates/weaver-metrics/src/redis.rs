@@ -1,0 +1,127 @@
+use crate::report::{RedisPoolConfigReport, RedisPoolInfo, RedisPoolReport, two_places};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::{fmt, sync::Arc};
+
+/// What a pool's own counters stand at.
+#[derive(Clone, Debug)]
+pub struct RedisPoolSnapshot {
+    /// Host and port, as configured.
+    pub server: (String, u16),
+    /// Seconds since the Unix epoch.
+    pub initialized_at: f64,
+    /// Seconds since the Unix epoch.
+    pub last_health_check: Option<f64>,
+    /// Now, likewise.
+    pub now: f64,
+    /// The most connections.
+    pub max: usize,
+    /// Connections open.
+    pub open: usize,
+    /// Connections with a command outstanding.
+    pub in_use: usize,
+    /// Callers that wait.
+    pub waiting: usize,
+    /// Commands answered or failed.
+    pub commands: u64,
+    /// Commands failed.
+    pub errors: u64,
+}
+
+impl RedisPoolSnapshot {
+    /// The pool's part of the JSON report.
+    #[must_use]
+    pub fn report(&self) -> RedisPoolReport {
+        let uptime = (self.now - self.initialized_at).max(0.0);
+        RedisPoolReport {
+            pool_initialized_at: self.initialized_at,
+            last_health_check: self.last_health_check,
+            config: RedisPoolConfigReport {
+                max_connections: self.max,
+                host: self.server.0.clone(),
+                port: self.server.1,
+            },
+            pool_info: RedisPoolInfo {
+                max_connections: self.max,
+                available_connections: self.max.saturating_sub(self.in_use),
+                in_use_connections: self.in_use,
+                open_connections: self.open,
+                waiting: self.waiting,
+            },
+            uptime_seconds: two_places(uptime),
+            uptime_hours: two_places(uptime / 3600.0),
+            seconds_since_last_health_check: self
+                .last_health_check
+                .map(|checked| two_places((self.now - checked).max(0.0))),
+            total_commands_executed: self.commands,
+            total_errors: self.errors,
+        }
+    }
+}
+
+/// Registers a pool's counters, read when they are scraped.
+#[derive(Clone)]
+pub struct RedisPoolMetrics(Arc<dyn Fn() -> RedisPoolSnapshot + Send + Sync>);
+
+impl fmt::Debug for RedisPoolMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisPoolMetrics")
+    }
+}
+
+impl RedisPoolMetrics {
+    /// Registers the families `weaver_redis_pool_…`.
+    pub fn register(
+        registry: &mut Registry,
+        read: impl Fn() -> RedisPoolSnapshot + Send + Sync + 'static,
+    ) {
+        registry.register_collector(Box::new(Self(Arc::new(read))));
+    }
+}
+
+impl Collector for RedisPoolMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = (self.0)();
+        let mut family = encoder.encode_descriptor(
+            "weaver_redis_pool_connections",
+            "Connections by state",
+            None,
+            MetricType::Gauge,
+        )?;
+        let states = [
+            ("in_use", now.in_use),
+            ("idle", now.open.saturating_sub(now.in_use)),
+            ("available", now.max.saturating_sub(now.in_use)),
+            ("max", now.max),
+        ];
+        for (state, count) in states {
+            let sample = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            sample.encode(family.encode_family(&[("state", state)])?)?;
+        }
+        let waiting = ConstGauge::new(i64::try_from(now.waiting).unwrap_or(i64::MAX));
+        let family = encoder.encode_descriptor(
+            "weaver_redis_pool_waiting",
+            "Callers that wait for a place on a connection",
+            None,
+            MetricType::Gauge,
+        )?;
+        waiting.encode(family)?;
+        let mut family = encoder.encode_descriptor(
+            "weaver_redis_pool_commands",
+            "Commands by outcome",
+            None,
+            MetricType::Counter,
+        )?;
+        for (outcome, count) in [
+            ("ok", now.commands.saturating_sub(now.errors)),
+            ("error", now.errors),
+        ] {
+            ConstCounter::new(count).encode(family.encode_family(&[("outcome", outcome)])?)?;
+        }
+        Ok(())
+    }
+}

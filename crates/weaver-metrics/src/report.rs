@@ -1,0 +1,113 @@
+//! The JSON document of `GET /metrics`. Keys may be added; none is renamed.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The whole document.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetricsReport {
+    /// Always `weaver-ai`.
+    pub service: &'static str,
+    /// How the service is.
+    pub status: Status,
+    /// What the response cache did.
+    pub http_cache: HttpCacheReport,
+    /// What the Redis pool does; null where Redis is off.
+    pub redis_pool: Option<RedisPoolReport>,
+}
+
+/// How the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Everything that is configured works.
+    Healthy,
+    /// Redis is configured and not reachable; requests are served without it.
+    Degraded,
+    /// Requests cannot be served.
+    Unhealthy,
+}
+
+/// What the response cache did since its start, or since its statistics were cleared.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct HttpCacheReport {
+    /// Answers from a stored response, fresh or stale.
+    pub hits: u64,
+    /// Answers for which the origin was asked, by this request or by one that it joined.
+    pub misses: u64,
+    /// Failures of the cache, each of which was answered past it.
+    pub errors: u64,
+    /// `hits / total_requests * 100`, to two places; 0 before the first request.
+    pub hit_rate_percent: f64,
+    /// `hits + misses`.
+    pub total_requests: u64,
+    /// Measured: what filling each entry took, less what the hit took, summed over the hits.
+    pub total_latency_saved_ms: f64,
+    /// The same by hit.
+    pub avg_latency_saved_ms: f64,
+    /// By route or pattern.
+    pub by_endpoint: BTreeMap<String, EndpointReport>,
+}
+
+/// Hits and misses of one route or pattern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EndpointReport {
+    /// Answers from a stored response.
+    pub hits: u64,
+    /// Answers for which the origin was asked.
+    pub misses: u64,
+}
+
+/// What the Redis pool does.
+#[derive(Clone, Debug, Serialize)]
+pub struct RedisPoolReport {
+    /// Seconds since the Unix epoch.
+    pub pool_initialized_at: f64,
+    /// Seconds since the Unix epoch; null before the first success.
+    pub last_health_check: Option<f64>,
+    /// How it was configured.
+    pub config: RedisPoolConfigReport,
+    /// Its connections.
+    pub pool_info: RedisPoolInfo,
+    /// Seconds since the pool was made.
+    pub uptime_seconds: f64,
+    /// The same in hours, to two places.
+    pub uptime_hours: f64,
+    /// Seconds since the last health check that succeeded.
+    pub seconds_since_last_health_check: Option<f64>,
+    /// Commands answered or failed.
+    pub total_commands_executed: u64,
+    /// Commands failed.
+    pub total_errors: u64,
+}
+
+/// The part of the pool's configuration that is no secret.
+#[derive(Clone, Debug, Serialize)]
+pub struct RedisPoolConfigReport {
+    /// The most connections.
+    pub max_connections: usize,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// The pool's connections.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RedisPoolInfo {
+    /// The most connections.
+    pub max_connections: usize,
+    /// `max_connections - in_use_connections`.
+    pub available_connections: usize,
+    /// Connections with a command outstanding.
+    pub in_use_connections: usize,
+    /// Connections that are open or being opened.
+    pub open_connections: usize,
+    /// Callers that wait for a place.
+    pub waiting: usize,
+}
+
+/// Rounds to two places, as the report does.
+pub(crate) fn two_places(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

@@ -1,0 +1,161 @@
+use crate::PoolError;
+use std::{fmt, time::Duration};
+
+/// Which servers there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topology {
+    /// One server, at the config's `host` and `port`.
+    Standalone,
+    /// A primary that Sentinels watch.
+    Sentinel {
+        /// The Sentinels, host and port.
+        nodes: Vec<(String, u16)>,
+        /// The name under which they watch it.
+        service: String,
+    },
+    /// A Redis Cluster.
+    Cluster {
+        /// Some of its nodes, host and port; the others are discovered.
+        nodes: Vec<(String, u16)>,
+    },
+}
+
+/// How to reach Redis and how much to ask of it.
+///
+/// Durations may be anything from a millisecond to a day; [`RedisPoolConfig::validate`] names the
+/// first field that is out of its range.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisPoolConfig {
+    /// Host name or address of a standalone server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The database to select, 0 to 15 by default of the server. Must be 0 in a cluster.
+    pub db: u8,
+    /// The ACL user; `None` is `default`.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// Whether to speak TLS, with the platform's certificates. Needs the feature `tls`.
+    pub tls: bool,
+    /// Which servers there are.
+    pub topology: Topology,
+    /// Connections that are always kept open, 1 to `max_connections`.
+    pub min_connections: usize,
+    /// The most connections, 1 to 10 000. Over the original's meaning, a ceiling for all components
+    /// together, nothing changes.
+    pub max_connections: usize,
+    /// Commands that may be outstanding on one connection, 1 to 100 000.
+    pub max_in_flight: u32,
+    /// Callers that may wait for a place at once; the next one is refused.
+    pub max_waiting: usize,
+    /// How long a caller waits for a place.
+    pub acquire_timeout: Duration,
+    /// The deadline of a command, and of a pool's closing.
+    pub socket_timeout: Duration,
+    /// The deadline of a connection attempt.
+    pub socket_connect_timeout: Duration,
+    /// Whether TCP keepalive probes find a peer that is gone.
+    pub socket_keepalive: bool,
+    /// Time between the health checks of the background task; zero switches them off.
+    pub health_check_interval: Duration,
+    /// Whether a repeatable command is sent once more when its deadline passed or its connection
+    /// broke.
+    pub retry_on_timeout: bool,
+    /// After this long without a command a connection above the minimum is closed.
+    pub max_idle_time: Duration,
+}
+
+impl Default for RedisPoolConfig {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            port: 6379,
+            db: 0,
+            username: None,
+            password: None,
+            tls: false,
+            topology: Topology::Standalone,
+            min_connections: 1,
+            max_connections: 100,
+            max_in_flight: 256,
+            max_waiting: 10_000,
+            acquire_timeout: Duration::from_secs(1),
+            socket_timeout: Duration::from_secs(5),
+            socket_connect_timeout: Duration::from_secs(5),
+            socket_keepalive: true,
+            health_check_interval: Duration::from_secs(30),
+            retry_on_timeout: true,
+            max_idle_time: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The password is left out.
+impl fmt::Debug for RedisPoolConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisPoolConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("db", &self.db)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("tls", &self.tls)
+            .field("topology", &self.topology)
+            .field("min_connections", &self.min_connections)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisPoolConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Config`] names the first field that is out of its range, and the range.
+    pub fn validate(&self) -> Result<(), PoolError> {
+        let ranges = [
+            ("max_connections", self.max_connections, 1, 10_000),
+            (
+                "min_connections",
+                self.min_connections,
+                1,
+                self.max_connections,
+            ),
+            ("max_in_flight", self.max_in_flight as usize, 1, 100_000),
+        ];
+        for (field, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(PoolError::Config(format!(
+                    "{field} is {value}, not {low} to {high}"
+                )));
+            }
+        }
+        let deadlines = [
+            ("socket_timeout", self.socket_timeout),
+            ("socket_connect_timeout", self.socket_connect_timeout),
+            ("acquire_timeout", self.acquire_timeout),
+        ];
+        for (field, value) in deadlines {
+            if value < Duration::from_millis(1) || value > Duration::from_secs(86_400) {
+                return Err(PoolError::Config(format!(
+                    "{field} is {value:?}, not 1 ms to 1 day"
+                )));
+            }
+        }
+        match &self.topology {
+            Topology::Cluster { .. } if self.db != 0 => Err(PoolError::Config(format!(
+                "db is {}, and a cluster has only 0",
+                self.db
+            ))),
+            Topology::Cluster { nodes } | Topology::Sentinel { nodes, .. } if nodes.is_empty() => {
+                Err(PoolError::Config("nodes is empty".to_owned()))
+            }
+            _ if self.tls && !cfg!(feature = "tls") => Err(PoolError::Config(
+                "tls needs the crate's feature `tls`".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// What a pool has done and is doing. Everything is counted; nothing is estimated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolStats {
+    /// When the pool was made, in seconds since the Unix epoch.
+    pub pool_initialized_at: f64,
+    /// When a health check last succeeded, likewise; `None` if none has yet.
+    pub last_health_check: Option<f64>,
+    /// Time since the pool was made.
+    pub uptime: Duration,
+    /// The most connections it may open.
+    pub max_connections: usize,
+    /// Connections that are open or being opened.
+    pub open_connections: usize,
+    /// Connections with at least one command outstanding.
+    pub in_use_connections: usize,
+    /// `max_connections - in_use_connections`.
+    pub available_connections: usize,
+    /// Callers that wait for a place.
+    pub waiting: usize,
+    /// Commands that were answered, with success or with an error, or failed.
+    pub total_commands_executed: u64,
+    /// Those of them that failed in any way.
+    pub total_errors: u64,
+    /// Connections opened by growth.
+    pub connections_opened: u64,
+    /// Connections closed by shrinking.
+    pub connections_closed: u64,
+}
+
+pub(crate) struct Counters {
+    started: Instant,
+    started_at: f64,
+    /// Milliseconds since the epoch, 0 for never.
+    checked_at: AtomicU64,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    opened: AtomicU64,
+    closed: AtomicU64,
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: unix_millis() as f64 / 1000.0,
+            checked_at: AtomicU64::new(0),
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn succeeded(&self) {
+        self.succeeded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn checked(&self) {
+        self.checked_at.store(unix_millis(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(
+        &self,
+        max: usize,
+        open: usize,
+        in_use: usize,
+        waiting: usize,
+    ) -> PoolStats {
+        let failed = self.failed.load(Ordering::Relaxed);
+        let checked = self.checked_at.load(Ordering::Relaxed);
+        PoolStats {
+            pool_initialized_at: self.started_at,
+            last_health_check: (checked != 0).then(|| checked as f64 / 1000.0),
+            uptime: self.started.elapsed(),
+            max_connections: max,
+            open_connections: open,
+            in_use_connections: in_use,
+            available_connections: max.saturating_sub(in_use),
+            waiting,
+            total_commands_executed: self.succeeded.load(Ordering::Relaxed) + failed,
+            total_errors: failed,
+            connections_opened: self.opened.load(Ordering::Relaxed),
+            connections_closed: self.closed.load(Ordering::Relaxed),
+        }
+    }
+}

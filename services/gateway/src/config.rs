@@ -1,0 +1,82 @@
+//! The configuration: one TOML file, then environment variables over it.
+//!
+//! Loading reads everything before it judges anything, and [`Faults`] lists every unknown key and
+//! every invalid value at once, each with its key and where it stands. The types here are what the
+//! gateway runs with: nothing in them needs checking again.
+
+mod read;
+mod sections;
+mod source;
+mod values;
+
+pub use sections::{
+    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, HealthCheckConfig, JwtConfig,
+    JwtKey, LogFormat, RateLimitConfig, RedisMode, RouteCache, RouteConfig, SecurityHeaders,
+    ServerConfig, TelemetryConfig,
+};
+pub use source::{Environment, Faults};
+
+use std::path::Path;
+use weaver_cache::CacheConfig;
+use weaver_pool::RedisPoolConfig;
+
+/// Everything the gateway is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[cors]`
+    pub cors: CorsConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[rate_limit]`
+    pub rate_limit: RateLimitConfig,
+    /// `[redis]`; `None` where its mode is off.
+    pub redis: Option<RedisPoolConfig>,
+    /// `[cache]`
+    pub cache: CacheConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
+    /// `[ask]`
+    pub ask: AskConfig,
+    /// `[telemetry]`
+    pub telemetry: TelemetryConfig,
+    /// `[[routes]]`, the longest path first.
+    pub routes: Vec<RouteConfig>,
+}
+
+impl Config {
+    /// Reads a file, if one is given, and the environment.
+    ///
+    /// # Errors
+    ///
+    /// Every fault there is; without a secret's value.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Faults> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Faults::one(format!("{}: {error}", path.display())))?,
+            None => String::new(),
+        };
+        let name = file.map_or_else(
+            || "configuration".to_owned(),
+            |path| path.display().to_string(),
+        );
+        Self::parse(&name, &text, environment)
+    }
+
+    /// Reads TOML text that came from `name`, and the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Self, Faults> {
+        let source = source::Source::new(name, text, environment)?;
+        let mut root = source.root();
+        let config = sections::read(&mut root);
+        root.finish();
+        source.outcome(config)
+    }
+}
+
+#[cfg(test)]
+mod tests;

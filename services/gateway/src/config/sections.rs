@@ -1,0 +1,417 @@
+//! The sections, with their keys, defaults and ranges.
+
+use super::{Config, read::Section, values};
+use actix_web::http::header::{AUTHORIZATION, HeaderName};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use weaver_cache::{Pattern, QueryRule};
+use weaver_pool::{RedisPoolConfig, Topology};
+
+mod auth;
+mod cache;
+mod routes;
+
+pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
+pub use routes::{HealthCheckConfig, RouteCache, RouteConfig};
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where requests are answered.
+    pub listen: SocketAddr,
+    /// Where probes, metrics and purges are answered.
+    pub admin_listen: SocketAddr,
+    /// Worker threads; at least 1.
+    pub workers: usize,
+    /// Hosts that are served; empty is any.
+    pub trusted_hosts: Vec<String>,
+    /// Addresses and networks whose Forwarded and X-Forwarded-* count.
+    pub trusted_proxies: Vec<(std::net::IpAddr, u8)>,
+    /// How long running requests may take after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// How long an idle connection is kept.
+    pub keep_alive: Duration,
+    /// How long the head of a connection's first request may take.
+    pub request_timeout: Duration,
+    /// The largest head of a request, in bytes.
+    pub max_head: u64,
+    /// The largest body of a request, in bytes.
+    pub max_body: u64,
+    /// Connections at once, over all workers.
+    pub max_connections: usize,
+    /// Which responses get the security headers.
+    pub security_headers: SecurityHeaders,
+}
+
+/// Which responses get `X-Content-Type-Options`, `X-Frame-Options` and `Referrer-Policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecurityHeaders {
+    /// None.
+    Off,
+    /// Those that the gateway makes itself.
+    Own,
+    /// All that do not have them.
+    All,
+}
+
+/// `[cors]`
+#[derive(Clone, Debug, Default)]
+pub struct CorsConfig {
+    /// Origins that may read responses; empty switches CORS off, `*` is any, without credentials.
+    pub allowed_origins: Vec<String>,
+    /// Methods of a preflight answer.
+    pub allowed_methods: Vec<String>,
+    /// Headers of a preflight answer; empty allows what is asked for.
+    pub allowed_headers: Vec<String>,
+    /// Whether requests may carry credentials.
+    pub allow_credentials: bool,
+    /// How long a preflight answer may be kept.
+    pub max_age: Duration,
+}
+
+/// `[rate_limit]`
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimitConfig {
+    /// Requests a second for each identity or address; 0 is off.
+    pub requests_per_second: f64,
+    /// Requests that may come at once; 0 is as many as in a second.
+    pub burst: u32,
+}
+
+/// `[redis] mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisMode {
+    /// No Redis.
+    Off,
+    /// One server.
+    Standalone,
+    /// A primary watched by Sentinels.
+    Sentinel,
+    /// A cluster.
+    Cluster,
+}
+
+/// `[admin]`
+#[derive(Clone)]
+pub struct AdminConfig {
+    /// The bearer token of purges; empty needs none, on loopback only.
+    pub token: String,
+}
+
+impl fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminConfig")
+            .field("token", &"***")
+            .finish()
+    }
+}
+
+/// `[ask]`
+#[derive(Clone, Debug)]
+pub struct AskConfig {
+    /// The upstream that answers `POST /ask`; `None` answers 503.
+    pub upstream: Option<String>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Whether each request is logged.
+    pub access_log: bool,
+    /// Where traces go, by OTLP over HTTP; `None` is nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces begun here that are kept, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object each.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+pub(super) fn read(root: &mut Section<'_>) -> Config {
+    let server = server(root.section("server"));
+    let admin = AdminConfig {
+        token: admin(root.section("admin")),
+    };
+    if !server.admin_listen.ip().is_loopback() && admin.token.is_empty() {
+        root.fault_at(
+            "admin.token",
+            &format!(
+                "is empty, and admin_listen {} is not loopback",
+                server.admin_listen
+            ),
+        );
+    }
+    let auth = auth::read(root.section("auth"));
+    let redis_section = root.section("redis");
+    let redis = redis(redis_section);
+    let cache = cache::read(root.section("cache"), &auth, redis.as_ref());
+    Config {
+        cors: cors(root.section("cors")),
+        rate_limit: rate_limit(root.section("rate_limit")),
+        ask: ask(root.section("ask")),
+        telemetry: telemetry(root.section("telemetry")),
+        routes: routes::read(root.tables("routes"), root),
+        server,
+        auth,
+        redis,
+        cache,
+        admin,
+    }
+}
+
+fn address(section: &mut Section<'_>, key: &str, default: SocketAddr) -> SocketAddr {
+    section
+        .parsed(key, |text| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is not an address and port such as {default}"))
+        })
+        .unwrap_or(default)
+}
+
+fn server(mut section: Section<'_>) -> ServerConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = section.number("workers", 0, 0..=1024);
+    let hosts = section.list("trusted_hosts").unwrap_or_default();
+    let server = ServerConfig {
+        listen: address(
+            &mut section,
+            "listen",
+            SocketAddr::from(([0, 0, 0, 0], 8000)),
+        ),
+        admin_listen: address(
+            &mut section,
+            "admin_listen",
+            SocketAddr::from(([127, 0, 0, 1], 8001)),
+        ),
+        workers: if workers == 0 { cores } else { workers },
+        trusted_hosts: if hosts.iter().any(|host| host == "*") {
+            Vec::new()
+        } else {
+            hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+        },
+        trusted_proxies: section
+            .parsed_list("trusted_proxies", network)
+            .unwrap_or_default(),
+        shutdown_grace: section.duration("shutdown_grace", Duration::from_secs(30), Duration::ZERO),
+        keep_alive: section.duration("keep_alive", Duration::from_secs(75), Duration::ZERO),
+        request_timeout: section.duration(
+            "request_timeout",
+            Duration::from_secs(10),
+            Duration::ZERO,
+        ),
+        max_head: section.size("max_head", 32 << 10, 1024..=128 << 10),
+        max_body: section.size("max_body", 100 << 20, 0..=1 << 40),
+        max_connections: section.number("max_connections", 25_000, 1..=1_000_000),
+        security_headers: section.choice(
+            "security_headers",
+            SecurityHeaders::Own,
+            &[
+                ("off", SecurityHeaders::Off),
+                ("own", SecurityHeaders::Own),
+                ("all", SecurityHeaders::All),
+            ],
+        ),
+    };
+    section.finish();
+    server
+}
+
+fn network(text: &str) -> Result<(std::net::IpAddr, u8), String> {
+    let bad = || format!("{text:?} is neither an address nor a network such as 10.0.0.0/8");
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let address: std::net::IpAddr = address.parse().map_err(|_| bad())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = match bits {
+        Some(bits) => bits
+            .parse()
+            .ok()
+            .filter(|bits| *bits <= most)
+            .ok_or_else(bad)?,
+        None => most,
+    };
+    Ok((address, bits))
+}
+
+fn cors(mut section: Section<'_>) -> CorsConfig {
+    let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+    let cors = CorsConfig {
+        allowed_origins: section.list("allowed_origins").unwrap_or_default(),
+        allowed_methods: section
+            .list("allowed_methods")
+            .unwrap_or_else(|| list(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])),
+        allowed_headers: section.list("allowed_headers").unwrap_or_default(),
+        allow_credentials: section.flag("allow_credentials", false),
+        max_age: section.duration("max_age", Duration::from_secs(600), Duration::ZERO),
+    };
+    if cors.allow_credentials && cors.allowed_origins.iter().any(|origin| origin == "*") {
+        section.fault(
+            "allow_credentials",
+            "goes with listed origins only, not with \"*\"",
+        );
+    }
+    section.finish();
+    cors
+}
+
+fn rate_limit(mut section: Section<'_>) -> RateLimitConfig {
+    let limit = RateLimitConfig {
+        requests_per_second: section.number("requests_per_second", 0.0, 0.0..=1e6),
+        burst: section.number("burst", 0, 0..=1_000_000),
+    };
+    section.finish();
+    limit
+}
+
+fn admin(mut section: Section<'_>) -> String {
+    let token = section.text("token").unwrap_or_default();
+    section.finish();
+    token
+}
+
+fn ask(mut section: Section<'_>) -> AskConfig {
+    let upstream = section.parsed("upstream", routes::upstream);
+    section.finish();
+    AskConfig { upstream }
+}
+
+fn telemetry(mut section: Section<'_>) -> TelemetryConfig {
+    let telemetry = TelemetryConfig {
+        log_format: section.choice(
+            "log_format",
+            LogFormat::Json,
+            &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)],
+        ),
+        access_log: section.flag("access_log", false),
+        otlp_endpoint: section.parsed("otlp_endpoint", routes::upstream),
+        sample_ratio: section.number("sample_ratio", 1.0, 0.0..=1.0),
+    };
+    section.finish();
+    telemetry
+}
+
+fn redis(mut section: Section<'_>) -> Option<RedisPoolConfig> {
+    let defaults = RedisPoolConfig::default();
+    let mode = section.choice(
+        "mode",
+        RedisMode::Off,
+        &[
+            ("off", RedisMode::Off),
+            ("standalone", RedisMode::Standalone),
+            ("sentinel", RedisMode::Sentinel),
+            ("cluster", RedisMode::Cluster),
+        ],
+    );
+    let port = if mode == RedisMode::Sentinel {
+        26_379
+    } else {
+        6379
+    };
+    let nodes = section
+        .parsed_list("nodes", |text| values::host_and_port(text, port))
+        .unwrap_or_default();
+    let service = section
+        .text("sentinel_service")
+        .unwrap_or_else(|| "mymaster".to_owned());
+    let least = Duration::from_millis(1);
+    let max_connections = section.number("max_connections", defaults.max_connections, 1..=10_000);
+    let config = RedisPoolConfig {
+        host: section.text("host").unwrap_or(defaults.host),
+        port: section.number("port", defaults.port, 1..=u16::MAX),
+        db: section.number("db", 0, 0..=255),
+        username: section.text("username"),
+        password: section.text("password"),
+        tls: section.flag("tls", false),
+        topology: match mode {
+            RedisMode::Sentinel => Topology::Sentinel { nodes, service },
+            RedisMode::Cluster => Topology::Cluster { nodes },
+            RedisMode::Off | RedisMode::Standalone => Topology::Standalone,
+        },
+        min_connections: section.number(
+            "min_connections",
+            defaults.min_connections,
+            1..=max_connections,
+        ),
+        max_connections,
+        max_in_flight: section.number("max_in_flight", defaults.max_in_flight, 1..=100_000),
+        max_waiting: section.number("max_waiting", defaults.max_waiting, 0..=1_000_000),
+        acquire_timeout: section.duration("acquire_timeout", defaults.acquire_timeout, least),
+        socket_timeout: section.duration("socket_timeout", defaults.socket_timeout, least),
+        socket_connect_timeout: section.duration(
+            "socket_connect_timeout",
+            defaults.socket_connect_timeout,
+            least,
+        ),
+        socket_keepalive: section.flag("socket_keepalive", true),
+        health_check_interval: section.duration(
+            "health_check_interval",
+            defaults.health_check_interval,
+            Duration::ZERO,
+        ),
+        retry_on_timeout: section.flag("retry_on_timeout", true),
+        max_idle_time: section.duration("max_idle_time", defaults.max_idle_time, least),
+    };
+    if mode != RedisMode::Off
+        && let Err(error) = config.validate()
+    {
+        section.fault("mode", &error.to_string());
+    }
+    section.finish();
+    (mode != RedisMode::Off).then_some(config)
+}
+
+/// A header name in any case.
+fn header(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_str(text).map_err(|_| format!("{text:?} is no header name"))
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::parse(text).map_err(|what| format!("{text:?}: {what}"))
+}
+
+/// The keys about caching that patterns and routes share.
+struct Keying {
+    per_user: bool,
+    vary_on: Option<Vec<HeaderName>>,
+    query: Option<QueryRule>,
+}
+
+fn keying(section: &mut Section<'_>, per_user: bool) -> Keying {
+    let ignore = section
+        .has("ignore_query")
+        .then(|| section.flag("ignore_query", false));
+    let only = section.list("query_only");
+    let except = section.list("query_except");
+    let given = usize::from(ignore == Some(true))
+        + usize::from(only.is_some())
+        + usize::from(except.is_some());
+    if given > 1 {
+        section.fault(
+            "ignore_query",
+            "goes with neither query_only nor query_except, nor they together",
+        );
+    }
+    Keying {
+        per_user: section.flag("per_user", per_user),
+        vary_on: section.parsed_list("vary_on", header),
+        query: match (ignore, only, except) {
+            (Some(true), ..) => Some(QueryRule::Ignore),
+            (_, Some(names), _) => Some(QueryRule::Only(names)),
+            (_, _, Some(names)) => Some(QueryRule::Except(names)),
+            (Some(false), ..) => Some(QueryRule::Keep),
+            _ => None,
+        },
+    }
+}
+
+fn default_vary_on() -> Vec<HeaderName> {
+    vec![AUTHORIZATION]
+}

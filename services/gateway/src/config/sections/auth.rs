@@ -1,0 +1,190 @@
+//! `[auth]`
+
+use super::Section;
+use jsonwebtoken::Algorithm;
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct AuthConfig {
+    /// How requests are authenticated.
+    pub mode: AuthMode,
+}
+
+/// How requests are authenticated.
+#[derive(Clone, Debug)]
+pub enum AuthMode {
+    /// Not at all.
+    None,
+    /// By the header `x-api-key`.
+    ApiKey(Vec<ApiKey>),
+    /// By a JSON Web Token in Authorization (RFC 7519, RFC 6750).
+    Jwt(JwtConfig),
+}
+
+/// One API key and whose it is.
+#[derive(Clone)]
+pub struct ApiKey {
+    /// The key.
+    pub key: String,
+    /// The user.
+    pub user: Arc<str>,
+    /// Their roles.
+    pub roles: Vec<String>,
+    /// Their scopes.
+    pub scopes: Vec<String>,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a token has to be.
+#[derive(Clone, Debug)]
+pub struct JwtConfig {
+    /// The algorithms that are accepted.
+    pub algorithm: Algorithm,
+    /// What signatures are checked with.
+    pub key: JwtKey,
+    /// The issuer, if one is required.
+    pub issuer: Option<String>,
+    /// The audience, if one is required.
+    pub audience: Option<String>,
+    /// Seconds by which clocks may differ.
+    pub leeway: u64,
+}
+
+/// What signatures are checked with.
+#[derive(Clone)]
+pub enum JwtKey {
+    /// A shared secret, or a public key in PEM.
+    Inline(String),
+    /// A file with either.
+    File(PathBuf),
+    /// A JWK Set (RFC 7517), read again when it changes.
+    Jwks(PathBuf),
+}
+
+impl fmt::Debug for JwtKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("Inline(***)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Jwks(path) => f.debug_tuple("Jwks").field(path).finish(),
+        }
+    }
+}
+
+pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        None,
+        ApiKey,
+        Jwt,
+    }
+    let names = [
+        ("none", Kind::None),
+        ("api_key", Kind::ApiKey),
+        ("jwt", Kind::Jwt),
+    ];
+    let kind = section.choice("mode", Kind::None, &names);
+    let keys = section.parsed_list("api_keys", api_key);
+    let jwt = jwt(&mut section);
+    let mode = match kind {
+        Kind::None => AuthMode::None,
+        Kind::ApiKey => {
+            let keys = keys.unwrap_or_default();
+            if keys.is_empty() {
+                section.fault("api_keys", "is empty, so that nobody could come in");
+            }
+            let distinct: BTreeSet<_> = keys.iter().map(|key| &key.key).collect();
+            if distinct.len() < keys.len() {
+                section.fault("api_keys", "has the same key twice");
+            }
+            AuthMode::ApiKey(keys)
+        }
+        Kind::Jwt => match jwt {
+            Some(jwt) => AuthMode::Jwt(jwt),
+            None => {
+                section.fault("key", "or key_file, or jwks_file, is needed for mode jwt");
+                AuthMode::None
+            }
+        },
+    };
+    section.finish();
+    AuthConfig { mode }
+}
+
+/// `KEY:USER:roles:scopes`; the last two may be left out. Its faults never show the key.
+fn api_key(text: &str) -> Result<ApiKey, String> {
+    let mut parts = text.split(':');
+    let list = |part: Option<&str>| -> Vec<String> {
+        part.unwrap_or("")
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (key, user) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let (roles, scopes) = (list(parts.next()), list(parts.next()));
+    if key.is_empty() || user.is_empty() || parts.next().is_some() {
+        return Err("has an entry that is not KEY:USER:role1,role2:scope1,scope2".to_owned());
+    }
+    Ok(ApiKey {
+        key: key.to_owned(),
+        user: user.into(),
+        roles,
+        scopes,
+    })
+}
+
+fn jwt(section: &mut Section<'_>) -> Option<JwtConfig> {
+    let algorithm = section.choice(
+        "algorithm",
+        Algorithm::HS256,
+        &[
+            ("HS256", Algorithm::HS256),
+            ("RS256", Algorithm::RS256),
+            ("ES256", Algorithm::ES256),
+            ("EdDSA", Algorithm::EdDSA),
+        ],
+    );
+    let inline = section.text("key").map(JwtKey::Inline);
+    let file = section
+        .text("key_file")
+        .map(|path| JwtKey::File(path.into()));
+    let jwks = section
+        .text("jwks_file")
+        .map(|path| JwtKey::Jwks(path.into()));
+    let (issuer, audience) = (section.text("issuer"), section.text("audience"));
+    let leeway = section.number("leeway", 60, 0..=3600);
+    let mut keys = [inline, file, jwks].into_iter().flatten();
+    let key = keys.next()?;
+    if keys.next().is_some() {
+        section.fault(
+            "key",
+            "goes with neither key_file nor jwks_file, nor they together",
+        );
+    }
+    if let JwtKey::Inline(secret) = &key
+        && algorithm == Algorithm::HS256
+        && secret.len() < 32
+    {
+        section.fault(
+            "key",
+            "is shorter than 32 bytes, which HS256 needs (RFC 7518 §3.2)",
+        );
+    }
+    Some(JwtConfig {
+        algorithm,
+        key,
+        issuer,
+        audience,
+        leeway,
+    })
+}

@@ -1,0 +1,143 @@
+//! `[cache]`
+
+use super::{AuthConfig, AuthMode, Keying, Section, header, keying, pattern};
+use crate::config::values;
+use actix_web::http::Method;
+use std::time::Duration;
+use weaver_cache::{CacheConfig, CachePattern};
+use weaver_pool::RedisPoolConfig;
+
+pub(super) fn read(
+    mut section: Section<'_>,
+    auth: &AuthConfig,
+    redis: Option<&RedisPoolConfig>,
+) -> CacheConfig {
+    let defaults = CacheConfig::default();
+    let secret = section.text("identity_secret");
+    if secret.as_ref().is_some_and(|secret| secret.len() < 16) {
+        section.fault("identity_secret", "is shorter than 16 characters");
+    }
+    let config = CacheConfig {
+        enabled: section.flag("enabled", true),
+        cache_prefix: section.text("prefix").unwrap_or(defaults.cache_prefix),
+        cache_methods: section
+            .parsed_list("methods", |text| match text {
+                "GET" => Ok(Method::GET),
+                "HEAD" => Ok(Method::HEAD),
+                _ => Err(format!(
+                    "{text:?} is not GET or HEAD, the methods that a cache answers"
+                )),
+            })
+            .unwrap_or(defaults.cache_methods),
+        include_query_params: section.flag("include_query_params", true),
+        include_headers: section
+            .parsed_list("include_headers", header)
+            .unwrap_or_else(super::default_vary_on),
+        track_stats: section.flag("track_stats", true),
+        memory: section.size("memory", defaults.memory, 0..=1 << 40),
+        max_object: section.size("max_object", defaults.max_object, 0..=1 << 30),
+        max_filling: section.size("max_filling", defaults.max_filling, 0..=1 << 40),
+        redis_deadline: section.duration(
+            "redis_deadline",
+            defaults.redis_deadline,
+            Duration::from_millis(1),
+        ),
+        collapse_timeout: section.duration(
+            "collapse_timeout",
+            defaults.collapse_timeout,
+            Duration::from_millis(1),
+        ),
+        hit_for_miss: section.duration("hit_for_miss", defaults.hit_for_miss, Duration::ZERO),
+        cache_patterns: patterns(section.section("patterns"), defaults.cache_patterns),
+        identity_secret: identity_secret(secret.as_deref(), auth, redis),
+        ..defaults
+    };
+    section.finish();
+    config
+}
+
+/// The built-in patterns, with what is configured over and beside them.
+fn patterns(mut section: Section<'_>, built_in: Vec<CachePattern>) -> Vec<CachePattern> {
+    let mut patterns: Vec<CachePattern> = Vec::new();
+    for (key, is_table) in section.remaining() {
+        let path = match pattern(&key) {
+            Ok(path) => path,
+            Err(what) => {
+                section.fault(&key, &what);
+                section.parsed(&key, |_| Ok(()));
+                continue;
+            }
+        };
+        let base = built_in.iter().find(|known| known.path == path).cloned();
+        let mut made = base.unwrap_or_else(|| CachePattern::new(path, 60));
+        if is_table {
+            let mut own = section.section(&key);
+            made.ttl = own
+                .duration("ttl", Duration::from_secs(made.ttl), Duration::from_secs(1))
+                .as_secs();
+            made.overrides = own.flag("override", made.overrides);
+            let Keying {
+                per_user,
+                vary_on,
+                query,
+            } = keying(&mut own, made.per_user);
+            (made.per_user, made.vary_on, made.query) = (per_user, vary_on, query);
+            own.finish();
+        } else {
+            let ttl = section.parsed(&key, values::duration);
+            made.ttl = ttl.map_or(made.ttl, |ttl| ttl.as_secs());
+        }
+        // 0 switches a pattern off.
+        if made.ttl > 0 {
+            patterns.push(made);
+        } else {
+            patterns.push(CachePattern { ttl: 0, ..made });
+        }
+    }
+    for known in built_in {
+        if !patterns.iter().any(|made| made.path == known.path) {
+            patterns.push(known);
+        }
+    }
+    patterns.retain(|made| made.ttl > 0);
+    // The more specific first: longer, and without an open end.
+    patterns.sort_by_key(|made| {
+        let text = made.path.as_str();
+        (
+            std::cmp::Reverse(text.matches('/').count()),
+            text.ends_with('*'),
+            text.to_owned(),
+        )
+    });
+    section.finish();
+    patterns
+}
+
+/// The key under which users are known in Redis: configured, or derived from the secrets that all
+/// nodes are configured with alike. With none of them a node makes one up, and per-user entries are
+/// its own.
+fn identity_secret(
+    configured: Option<&str>,
+    auth: &AuthConfig,
+    redis: Option<&RedisPoolConfig>,
+) -> Option<[u8; 32]> {
+    let mut material = Vec::new();
+    match configured {
+        Some(secret) => material.extend_from_slice(secret.as_bytes()),
+        None => {
+            if let AuthMode::ApiKey(keys) = &auth.mode {
+                keys.iter()
+                    .for_each(|key| material.extend_from_slice(key.key.as_bytes()));
+            }
+            if let AuthMode::Jwt(jwt) = &auth.mode
+                && let super::JwtKey::Inline(key) = &jwt.key
+            {
+                material.extend_from_slice(key.as_bytes());
+            }
+            if let Some(password) = redis.and_then(|redis| redis.password.as_ref()) {
+                material.extend_from_slice(password.as_bytes());
+            }
+        }
+    }
+    (!material.is_empty()).then(|| blake3::derive_key("weaver 2026 cache identity", &material))
+}

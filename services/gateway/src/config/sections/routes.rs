@@ -1,0 +1,192 @@
+//! `[[routes]]`
+
+use super::{Keying, Section, keying};
+use actix_web::http::header::HeaderName;
+use std::{collections::BTreeSet, time::Duration};
+use weaver_cache::QueryRule;
+
+/// `[[routes]]`
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// The beginning of the paths it serves, whole segments.
+    pub path: String,
+    /// The name by which it is counted and named in problems.
+    pub name: String,
+    /// Base URLs, scheme and authority.
+    pub upstreams: Vec<String>,
+    /// How its responses are cached.
+    pub cache: RouteCache,
+    /// Whether each user has a store of their own.
+    pub per_user: bool,
+    /// Request headers that join the key.
+    pub vary_on: Option<Vec<HeaderName>>,
+    /// What of the query joins the key.
+    pub query: Option<QueryRule>,
+    /// Whether a request's Cache-Control may force a fetch.
+    pub client_may_force: bool,
+    /// The Host sent on; `None` keeps the client's.
+    pub host: Option<String>,
+    /// The deadline of a connection attempt.
+    pub connect_timeout: Duration,
+    /// From the request's last byte to the response's first.
+    pub first_byte_timeout: Duration,
+    /// Between two pieces of a body.
+    pub between_bytes_timeout: Duration,
+    /// Further attempts for an idempotent request; 0 to 5.
+    pub retries: u32,
+    /// Failures in a row after which an upstream is left out.
+    pub eject_after: u32,
+    /// For how long.
+    pub eject_for: Duration,
+    /// The active health check, if there is one.
+    pub health_check: Option<HealthCheckConfig>,
+}
+
+/// How a route's responses are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteCache {
+    /// By the RFCs.
+    Standard,
+    /// For a fixed time.
+    Pattern {
+        /// Seconds.
+        ttl: u64,
+        /// Whether it stands over what the response says.
+        overrides: bool,
+    },
+    /// Not at all.
+    Off,
+}
+
+/// An active health check.
+#[derive(Clone, Debug)]
+pub struct HealthCheckConfig {
+    /// What is asked for.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+pub(super) fn read(tables: Vec<Section<'_>>, root: &Section<'_>) -> Vec<RouteConfig> {
+    let mut routes: Vec<RouteConfig> = tables.into_iter().filter_map(route).collect();
+    let distinct: BTreeSet<_> = routes.iter().map(|route| &route.path).collect();
+    if distinct.len() < routes.len() {
+        root.fault("routes", "has two routes with the same path");
+    }
+    routes.sort_by_key(|route| std::cmp::Reverse(route.path.len()));
+    routes
+}
+
+fn route(mut section: Section<'_>) -> Option<RouteConfig> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Standard,
+        Pattern,
+        Off,
+    }
+    if !section.has("path") {
+        section.fault("path", "is missing");
+    }
+    if !section.has("upstreams") {
+        section.fault("upstreams", "is missing");
+    }
+    let path = section.parsed("path", |text| {
+        if text.starts_with('/') && !text.contains(['?', '#', '*']) {
+            Ok(text.to_owned())
+        } else {
+            Err(format!(
+                "{text:?} is not the beginning of a path such as \"/api\""
+            ))
+        }
+    });
+    let upstreams = section
+        .parsed_list("upstreams", upstream)
+        .unwrap_or_default();
+    let names = [
+        ("standard", Kind::Standard),
+        ("pattern", Kind::Pattern),
+        ("off", Kind::Off),
+    ];
+    let kind = section.choice("cache", Kind::Standard, &names);
+    let least = Duration::from_millis(1);
+    let ttl = section
+        .duration("ttl", Duration::from_secs(60), Duration::from_secs(1))
+        .as_secs();
+    let overrides = section.flag("override", false);
+    let Keying {
+        per_user,
+        vary_on,
+        query,
+    } = keying(&mut section, false);
+    let health = section
+        .has("health_check")
+        .then(|| health_check(section.section("health_check")));
+    let name = section.text("name");
+    let route = RouteConfig {
+        name: name.or_else(|| path.clone()).unwrap_or_default(),
+        path: path.clone().unwrap_or_default(),
+        cache: match kind {
+            Kind::Standard => RouteCache::Standard,
+            Kind::Pattern => RouteCache::Pattern { ttl, overrides },
+            Kind::Off => RouteCache::Off,
+        },
+        per_user,
+        vary_on,
+        query,
+        client_may_force: section.flag("client_may_force", true),
+        host: section.text("host"),
+        connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), least),
+        first_byte_timeout: section.duration("first_byte_timeout", Duration::from_secs(60), least),
+        between_bytes_timeout: section.duration(
+            "between_bytes_timeout",
+            Duration::from_secs(60),
+            least,
+        ),
+        retries: section.number("retries", 1, 0..=5),
+        eject_after: section.number("eject_after", 5, 1..=1000),
+        eject_for: section.duration("eject_for", Duration::from_secs(10), least),
+        health_check: health,
+        upstreams,
+    };
+    if route.upstreams.is_empty() && path.is_some() {
+        section.fault("upstreams", "has no upstream");
+    }
+    section.finish();
+    path.map(|_| route)
+}
+
+fn health_check(mut section: Section<'_>) -> HealthCheckConfig {
+    let check = HealthCheckConfig {
+        path: section.text("path").unwrap_or_else(|| "/health".to_owned()),
+        interval: section.duration(
+            "interval",
+            Duration::from_secs(5),
+            Duration::from_millis(10),
+        ),
+        timeout: section.duration("timeout", Duration::from_secs(2), Duration::from_millis(1)),
+    };
+    section.finish();
+    check
+}
+
+/// A base URL: scheme and authority, nothing behind.
+pub(super) fn upstream(text: &str) -> Result<String, String> {
+    let bad = || format!("{text:?} is not a URL such as \"http://127.0.0.1:9000\"");
+    let uri: http::Uri = text.parse().map_err(|_| bad())?;
+    let scheme = uri
+        .scheme_str()
+        .filter(|scheme| matches!(*scheme, "http" | "https"))
+        .ok_or_else(bad)?;
+    let authority = uri.authority().ok_or_else(bad)?;
+    if authority.as_str().contains('@') {
+        return Err("has user and password in a URL, where they would end up in logs".to_owned());
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(format!(
+            "{text:?} has a path; paths are passed on unchanged"
+        ));
+    }
+    Ok(format!("{scheme}://{authority}"))
+}

@@ -1,0 +1,170 @@
+use super::*;
+use std::time::Duration;
+
+fn parse(text: &str) -> Result<Config, Faults> {
+    Config::parse("weaver.toml", text, &Environment::default())
+}
+
+fn faults(text: &str, environment: &Environment) -> Vec<String> {
+    Config::parse("weaver.toml", text, environment)
+        .unwrap_err()
+        .lines()
+        .to_vec()
+}
+
+#[test]
+fn an_empty_file_is_a_whole_configuration() {
+    let config = parse("").unwrap();
+    assert_eq!(config.server.listen.port(), 8000);
+    assert!(config.redis.is_none());
+    let patterns: Vec<_> = config
+        .cache
+        .cache_patterns
+        .iter()
+        .map(|p| (p.path.as_str().to_owned(), p.ttl, p.per_user))
+        .collect();
+    assert_eq!(
+        patterns,
+        [
+            ("/health".to_owned(), 60, false),
+            ("/metrics".to_owned(), 10, false),
+            ("/whoami".to_owned(), 30, true)
+        ]
+    );
+}
+
+#[test]
+fn every_fault_is_listed_with_its_key_and_its_line() {
+    let text = "[server]\nlisten = \"nowhere\"\nworker = 2\n\n[redis]\nport = 70000\nsocket_timeout = \"5y\"\n\n[[routes]]\npath = \"api\"\nupstreams = [\"ftp://x\"]\n";
+    let found = faults(text, &Environment::default());
+    for wanted in [
+        "server.listen: \"nowhere\" is not an address and port such as 0.0.0.0:8000 (weaver.toml:2)",
+        "server.worker: is no key of Weaver's; is workers meant? (weaver.toml:3)",
+        "redis.port: 70000 is not 1 to 65535 (weaver.toml:6)",
+        "redis.socket_timeout: \"5y\" has no unit among ms, s, m, h, d (weaver.toml:7)",
+        "routes[0].path: \"api\" is not the beginning of a path such as \"/api\" (weaver.toml:10)",
+        "routes[0].upstreams: \"ftp://x\" is not a URL such as \"http://127.0.0.1:9000\" (weaver.toml:11)",
+    ] {
+        assert!(
+            found.iter().any(|line| line == wanted),
+            "{wanted}\nnot among {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), 6, "{found:#?}");
+}
+
+#[test]
+fn the_environment_stands_over_the_file_and_is_named_in_faults() {
+    let environment = Environment::with([
+        ("WEAVER_CACHE__MEMORY", "1MiB"),
+        ("WEAVER_REDIS__PASSWORD", "007"),
+        ("REDIS_HOST", "cache.example"),
+        ("CACHE_HEALTH_TTL", "5"),
+    ]);
+    let config = Config::parse("f", "[cache]\nmemory = \"2MiB\"", &environment).unwrap();
+    assert_eq!(config.cache.memory, 1 << 20);
+    let redis = config.redis.unwrap();
+    assert_eq!(
+        (redis.host.as_str(), redis.password.as_deref()),
+        ("cache.example", Some("007"))
+    );
+    let health = config
+        .cache
+        .cache_patterns
+        .iter()
+        .find(|p| p.path.as_str() == "/health")
+        .unwrap();
+    assert_eq!(health.ttl, 5);
+
+    let found = faults(
+        "",
+        &Environment::with([
+            ("WEAVER_CACHE__MEMORI", "1"),
+            ("WEAVER_SERVER__WORKERS", "x"),
+        ]),
+    );
+    assert!(
+        found[0].contains("server.workers") && found[0].contains("WEAVER_SERVER__WORKERS"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].contains("cache.memori") && found[1].contains("is memory meant?"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_kubernetes_sets_for_a_service_of_our_name_is_no_fault() {
+    let environment = Environment::with([
+        ("WEAVER_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+        ("WEAVER_GATEWAY_SERVICE_PORT", "8000"),
+        ("WEAVER_GATEWAY_SERVICE_PORT_HTTP", "8000"),
+        ("WEAVER_GATEWAY_PORT", "tcp://10.0.0.1:8000"),
+        ("WEAVER_GATEWAY_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("WEAVER_GATEWAY_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("WEAVER_PORT", "tcp://10.0.0.1:8000"),
+    ]);
+    Config::parse("f", "", &environment).unwrap();
+    assert_eq!(
+        faults("", &Environment::with([("WEAVER_NONSENSE", "1")])).len(),
+        1
+    );
+}
+
+#[test]
+fn secrets_are_never_in_a_fault() {
+    let text = "[auth]\nmode = \"api_key\"\napi_keys = [\"s3cr3t-without-user\"]\n[admin]\ntoken = \"s3cr3t\"\nx = 1\n[redis]\npassword = \"s3cr3t\"\nmode = \"clusta\"\n";
+    let found = faults(text, &Environment::default()).join("\n");
+    assert!(!found.contains("s3cr3t"), "{found}");
+    assert_eq!(found.lines().count(), 4, "{found}");
+    let config = parse("[admin]\ntoken = \"s3cr3t\"\n[auth]\nmode=\"api_key\"\napi_keys=[\"s3cr3t:u\"]\n[redis]\nmode=\"standalone\"\npassword=\"s3cr3t\"").unwrap();
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn an_admin_port_that_others_reach_needs_a_token() {
+    let found = faults(
+        "[server]\nadmin_listen = \"0.0.0.0:8001\"",
+        &Environment::default(),
+    );
+    assert!(found[0].starts_with("admin.token: is empty"), "{found:?}");
+}
+
+#[test]
+fn patterns_take_numbers_texts_and_tables() {
+    let config = parse(
+        "[cache.patterns]\n\"/health\" = 0\n\"/a\" = \"5m\"\n\"/catalog/*\" = { ttl = \"5m\", override = true, ignore_query = true }\n",
+    )
+    .unwrap();
+    let find = |path: &str| {
+        config
+            .cache
+            .cache_patterns
+            .iter()
+            .find(|p| p.path.as_str() == path)
+    };
+    assert!(find("/health").is_none());
+    assert_eq!(find("/a").unwrap().ttl, 300);
+    let catalog = find("/catalog/*").unwrap();
+    assert!(catalog.overrides && catalog.query == Some(weaver_cache::QueryRule::Ignore));
+}
+
+#[test]
+fn broken_toml_is_one_fault_with_its_place() {
+    let found = faults("[server\nlisten=", &Environment::default());
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("weaver.toml") && found[0].contains("line 1"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn durations_may_be_numbers_or_text() {
+    let config =
+        parse("[redis]\nmode = \"standalone\"\nsocket_timeout = 2.5\nmax_idle_time = \"1m\"")
+            .unwrap();
+    let redis = config.redis.unwrap();
+    assert_eq!(redis.socket_timeout, Duration::from_millis(2500));
+    assert_eq!(redis.max_idle_time, Duration::from_secs(60));
+}

@@ -1,0 +1,174 @@
+//! `weaver-gateway demo`: a sample upstream, agent-like and slow on purpose, behind the gateway.
+
+use crate::{
+    config::{Config, Environment},
+    server, telemetry,
+};
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer,
+    http::{StatusCode, header},
+    web,
+};
+use anyhow::Context;
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::{Value, json};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+/// What an answer of the sample upstream takes.
+const THINKING: Duration = Duration::from_millis(25);
+/// Between two events of `/stream`.
+const BEAT: Duration = Duration::from_millis(200);
+
+static ANSWERS: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow::Result<()> {
+    let upstream = HttpServer::new(|| App::new().configure(sample))
+        .workers(1)
+        .disable_signals()
+        .bind((Ipv4Addr::LOCALHOST, 0))
+        .context("the sample upstream cannot listen")?;
+    let upstream_address = upstream.addrs()[0];
+    let upstream = upstream.run();
+    let upstream_handle = upstream.handle();
+    let upstream_task = tokio::spawn(upstream);
+
+    let text = format!(
+        r#"
+        [server]
+        listen = "{listen}"
+        admin_listen = "{admin_listen}"
+        shutdown_grace = "5s"
+        [telemetry]
+        log_format = "pretty"
+        [ask]
+        upstream = "http://{upstream_address}"
+        [[routes]]
+        path = "/"
+        name = "sample"
+        upstreams = ["http://{upstream_address}"]
+        [[routes]]
+        path = "/profile"
+        name = "sample-profile"
+        upstreams = ["http://{upstream_address}"]
+        per_user = true
+        "#
+    );
+    let config = Config::parse("demo", &text, &Environment::default())?;
+    let guard = telemetry::install(&config.telemetry)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = server::start(config).await?;
+    print(running.public(), running.admin());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    running.stop().await;
+    upstream_handle.stop(false).await;
+    let _ = upstream_task.await;
+    guard.shutdown();
+    Ok(())
+}
+
+fn print(public: SocketAddr, admin: SocketAddr) {
+    println!(
+        "\nWeaver serves a sample upstream on http://{public} (admin on http://{admin}).\n\
+         Try, in another terminal:\n\n  \
+         curl -i http://{public}/catalog                 # a miss: 25 ms; Cache-Status says fwd=uri-miss\n  \
+         curl -i http://{public}/catalog                 # a hit: well under 1 ms\n  \
+         curl -i http://{public}/whoami                  # who you are, kept for 30 s for each user\n  \
+         curl -i -H 'Authorization: Bearer ann' http://{public}/profile   # kept for Ann alone\n  \
+         curl -N http://{public}/stream                  # events pass through as they come\n  \
+         curl -i http://{public}/error/503               # an error on request, not kept\n  \
+         curl -s -d '{{\"query\":\"what is a cache?\"}}' http://{public}/ask\n  \
+         curl -s http://{public}/metrics                 # hits, misses, latency saved\n  \
+         curl -s -d '{{\"url\":\"/catalog\"}}' http://{admin}/purge   # gone; ask again for a miss\n\n\
+         Ctrl-C ends it.\n"
+    );
+}
+
+fn sample(config: &mut web::ServiceConfig) {
+    config
+        .route("/catalog", web::get().to(catalog))
+        .route("/catalog/{item}", web::get().to(item))
+        .route("/profile", web::get().to(profile))
+        .route("/stream", web::get().to(events))
+        .route("/error/{status}", web::to(error))
+        .route("/ask", web::post().to(answer))
+        .route("/health", web::get().to(|| async { "ok" }));
+}
+
+async fn think() -> u64 {
+    sleep(THINKING).await;
+    ANSWERS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn cacheable(body: Value) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "max-age=60"))
+        .insert_header(("surrogate-key", "catalog"))
+        .json(body)
+}
+
+async fn catalog() -> HttpResponse {
+    let answer = think().await;
+    cacheable(json!({ "answer": answer, "items": ["shuttle", "loom", "heddle", "reed"] }))
+}
+
+async fn item(item: web::Path<String>) -> HttpResponse {
+    let answer = think().await;
+    cacheable(json!({ "answer": answer, "item": item.into_inner() }))
+}
+
+async fn profile(req: HttpRequest) -> HttpResponse {
+    let answer = think().await;
+    let user = req
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .unwrap_or("nobody");
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "private, max-age=30"))
+        .json(json!({ "answer": answer, "user": user }))
+}
+
+async fn events() -> HttpResponse {
+    let beats = stream::unfold(0, |beat| async move {
+        if beat == 5 {
+            return None;
+        }
+        sleep(BEAT).await;
+        let event = Bytes::from(format!("data: beat {beat}\n\n"));
+        Some((Ok::<_, std::convert::Infallible>(event), beat + 1))
+    });
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/event-stream"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .streaming(beats)
+}
+
+async fn error(status: web::Path<u16>) -> HttpResponse {
+    let answer = think().await;
+    let status = StatusCode::from_u16(*status)
+        .ok()
+        .filter(|status| status.as_u16() >= 200);
+    HttpResponse::build(status.unwrap_or(StatusCode::BAD_REQUEST)).json(json!({ "answer": answer }))
+}
+
+async fn answer(question: web::Json<Value>) -> HttpResponse {
+    let answer = think().await;
+    let query = question
+        .get("query")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    HttpResponse::Ok().json(json!({ "answer": format!("You asked: {query}"), "number": answer }))
+}

@@ -1,0 +1,375 @@
+//! Everything before the cache: limits and host check, request id, authentication, rate limit, CORS.
+//!
+//! One middleware and not five, because each costs a hit an allocation and a poll. Its order is that
+//! of the design: nothing is looked up for a request that is not allowed.
+
+mod body;
+mod client;
+mod cors;
+
+use crate::{
+    auth::Identity,
+    config::SecurityHeaders,
+    limit::{Budget, Subject},
+    problem::problem,
+    proxy::TrailerSlot,
+    routes::Matched,
+    server::wire::Wire,
+    state::State,
+};
+use actix_http::body::{BoxBody, EitherBody, MessageBody};
+use actix_service::{Service, Transform, forward_ready};
+use actix_web::{
+    Error, HttpMessage, HttpResponse,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+};
+use body::FrontBody;
+use client::Client;
+use futures_util::future::LocalBoxFuture;
+use std::{
+    future::{Ready, ready},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+use weaver_cache::{Principal, Rule};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is known of a request once it is let in.
+#[derive(Clone)]
+pub(crate) struct Admitted {
+    pub(crate) matched: Matched,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) client: Client,
+    pub(crate) request_id: HeaderValue,
+}
+
+/// The cache's rule for a request that was let in.
+pub(crate) fn rule_of(req: &ServiceRequest) -> Option<Arc<Rule>> {
+    req.extensions()
+        .get::<Admitted>()
+        .and_then(|admitted| admitted.matched.rule.clone())
+}
+
+pub(crate) struct Front {
+    state: Arc<State>,
+}
+
+impl Front {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for Front
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>;
+    type Error = Error;
+    type Transform = FrontService<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        ready(Ok(FrontService {
+            state: Arc::clone(&self.state),
+            service: Rc::new(service),
+        }))
+    }
+}
+
+pub(crate) struct FrontService<S> {
+    state: Arc<State>,
+    service: Rc<S>,
+}
+
+impl<S, B> Service<ServiceRequest> for FrontService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>;
+    type Error = Error;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, Error>>;
+
+    forward_ready!(service);
+
+    fn call(&self, mut req: ServiceRequest) -> Self::Future {
+        let started = Instant::now();
+        let state = Arc::clone(&self.state);
+        let request_id = request_id(req.headers());
+        let admitted = admit(&state, &req, request_id.clone());
+        let (admitted, budget) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let mut response = *refused;
+                finish_own(&state, response.headers_mut(), &request_id);
+                let matched = state.routes.find(req.path(), false);
+                matched
+                    .metrics
+                    .count(response.status().as_u16(), started.elapsed());
+                let response = req
+                    .into_response(response)
+                    .map_body(|_, body| EitherBody::right(body));
+                return Box::pin(ready(Ok(response)));
+            }
+        };
+        req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+        let metrics = admitted.matched.metrics.clone();
+        let origin = cors::origin(&state.config.cors, req.headers());
+        let own = !matches!(admitted.matched.target, crate::routes::Target::Route(_));
+        let log = state
+            .config
+            .telemetry
+            .access_log
+            .then(|| access_log(&req, &admitted));
+        {
+            let mut extensions = req.extensions_mut();
+            if let Some(identity) = &admitted.identity {
+                extensions.insert(Principal(Arc::clone(&identity.user)));
+            }
+            extensions.insert(admitted);
+        }
+        let wire = req.conn_data::<Wire>().cloned();
+        let service = Rc::clone(&self.service);
+        Box::pin(async move {
+            let mut res = service.call(req).await?;
+            let status = res.status().as_u16();
+            let took = started.elapsed();
+            metrics.count(status, took);
+            let headers = res.headers_mut();
+            headers.insert(X_REQUEST_ID, request_id);
+            if own || state.config.server.security_headers == SecurityHeaders::All {
+                security(&state, headers);
+            }
+            if let Some(origin) = &origin {
+                cors::allow(&state.config.cors, origin, headers);
+            }
+            if let (Some(limiter), Some(budget)) = (&state.limiter, budget) {
+                limit_fields(limiter, &budget, headers);
+            }
+            if let Some(log) = log {
+                log(status, took);
+            }
+            let slot = res.response_mut().extensions_mut().remove::<TrailerSlot>();
+            Ok(res.map_body(|_, body| EitherBody::left(FrontBody::new(body, slot, wire))))
+        })
+    }
+}
+
+fn access_log(
+    req: &ServiceRequest,
+    admitted: &Admitted,
+) -> impl FnOnce(u16, std::time::Duration) + use<> {
+    let (method, path) = (req.method().clone(), req.path().to_owned());
+    let request_id = admitted.request_id.clone();
+    let client = admitted.client.address;
+    move |status, took| {
+        tracing::info!(
+            target: "weaver_gateway::access",
+            method = method.as_str(),
+            path,
+            status,
+            seconds = took.as_secs_f64(),
+            client = client.map(|client| client.to_string()),
+            request_id = request_id.to_str().unwrap_or(""),
+        );
+    }
+}
+
+type Refused = Box<HttpResponse>;
+
+fn admit(
+    state: &State,
+    req: &ServiceRequest,
+    request_id: HeaderValue,
+) -> Result<(Admitted, Option<Budget>), Refused> {
+    let server = &state.config.server;
+    let headers = req.headers();
+    let head: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if head as u64 > server.max_head {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(refuse(
+            status,
+            "the head of the request is larger than max_head",
+        ));
+    }
+    check_host(state, req)?;
+    if let Some(length) = headers.get(header::CONTENT_LENGTH)
+        && length
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+            > Some(server.max_body)
+    {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        return Err(refuse(
+            status,
+            "the body of the request is larger than max_body",
+        ));
+    }
+    let client = Client::of(req, &server.trusted_proxies);
+    if let Some(preflight) = cors::preflight(&state.config.cors, req.method(), headers) {
+        return Err(Box::new(preflight));
+    }
+    let wants_text = req.path() == "/metrics" && crate::builtin::wants_text(headers);
+    let matched = state.routes.find(req.path(), wants_text);
+    let open = matches!(matched.target, crate::routes::Target::Health);
+    let identity = if open {
+        None
+    } else {
+        state.auth.authenticate(headers).map_err(|(status, what)| {
+            let mut refused = refuse(status, what);
+            if status == StatusCode::UNAUTHORIZED {
+                let challenge = HeaderValue::from_static(state.auth.challenge());
+                refused
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            refused
+        })?
+    };
+    let budget = match &state.limiter {
+        Some(limiter) => Some(limit(limiter, identity.as_deref(), &client)?),
+        None => None,
+    };
+    Ok((
+        Admitted {
+            matched,
+            identity,
+            client,
+            request_id,
+        },
+        budget,
+    ))
+}
+
+fn limit(
+    limiter: &crate::limit::Limiter,
+    identity: Option<&Identity>,
+    client: &Client,
+) -> Result<Budget, Refused> {
+    let subject = match (identity, client.address) {
+        (Some(identity), _) => Subject::User(Arc::clone(&identity.user)),
+        (None, Some(address)) => Subject::address(address),
+        (None, None) => Subject::Address(std::net::IpAddr::from([0, 0, 0, 0])),
+    };
+    limiter.check(&subject).map_err(|budget| {
+        let mut refused = refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests");
+        refused
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(budget.retry_after));
+        limit_fields(limiter, &budget, refused.headers_mut());
+        refused
+    })
+}
+
+fn limit_fields(limiter: &crate::limit::Limiter, budget: &Budget, headers: &mut HeaderMap) {
+    for (name, value) in limiter.fields(budget) {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+fn refuse(status: StatusCode, what: &str) -> Refused {
+    Box::new(problem(status, what))
+}
+
+/// One Host, and one that is served (RFC 9112 §3.2).
+fn check_host(state: &State, req: &ServiceRequest) -> Result<(), Refused> {
+    let mut hosts = req.headers().get_all(header::HOST);
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        (None, None) if req.version() < actix_web::http::Version::HTTP_11 => Some(""),
+        _ => None,
+    };
+    let Some(host) = host else {
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            "the request needs exactly one Host",
+        ));
+    };
+    let trusted = &state.config.server.trusted_hosts;
+    if trusted.is_empty() {
+        return Ok(());
+    }
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name).to_ascii_lowercase();
+    let served = trusted
+        .iter()
+        .any(|wanted| match wanted.strip_prefix("*.") {
+            Some(domain) => name
+                .strip_suffix(domain)
+                .is_some_and(|rest| rest.ends_with('.')),
+            None => *wanted == name,
+        });
+    if served {
+        Ok(())
+    } else {
+        Err(refuse(
+            StatusCode::MISDIRECTED_REQUEST,
+            "the host is not served here",
+        ))
+    }
+}
+
+/// The client's id if it has the form of one, otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    if let Some(given) = headers.get(X_REQUEST_ID) {
+        let bytes = given.as_bytes();
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        if (1..=128).contains(&bytes.len()) && bytes.iter().all(plain) {
+            return given.clone();
+        }
+    }
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static PROCESS: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        use std::hash::{BuildHasher, Hasher};
+        std::hash::RandomState::new().build_hasher().finish()
+    });
+    // Distinct in a process by the count, between processes by the random part.
+    let number = (u128::from(*PROCESS) << 64) | u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0_u8; 32];
+    for (at, place) in text.iter_mut().enumerate() {
+        *place = HEX[(number >> (124 - 4 * at)) as usize & 15];
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+fn finish_own(state: &State, headers: &mut HeaderMap, request_id: &HeaderValue) {
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    security(state, headers);
+}
+
+fn security(state: &State, headers: &mut HeaderMap) {
+    if state.config.server.security_headers == SecurityHeaders::Off {
+        return;
+    }
+    let fields = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in fields {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+}

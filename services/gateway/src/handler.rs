@@ -1,0 +1,45 @@
+//! What answers behind the cache.
+
+use crate::{
+    ask, builtin,
+    front::Admitted,
+    problem::problem,
+    proxy::{self, Clients},
+    routes::Target,
+    state::State,
+};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, web};
+
+pub(crate) async fn handle(
+    req: HttpRequest,
+    payload: web::Payload,
+    state: web::Data<State>,
+    clients: web::Data<Clients>,
+) -> HttpResponse {
+    let admitted = req.extensions().get::<Admitted>().cloned();
+    let Some(admitted) = admitted else {
+        // The front admits every request that comes here.
+        return problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request was not admitted",
+        );
+    };
+    match admitted.matched.target.clone() {
+        Target::Health => builtin::health(&req, &state),
+        Target::Whoami => builtin::whoami(&req, &admitted, &state),
+        Target::Metrics => builtin::metrics(&req, &state),
+        Target::Ask => ask::handle(&req, payload, &admitted, &state, &clients).await,
+        Target::Route(route) => {
+            proxy::forward(
+                &req,
+                payload.into_inner(),
+                &admitted,
+                &route,
+                &clients,
+                &state,
+            )
+            .await
+        }
+        Target::Nothing => problem(StatusCode::NOT_FOUND, "no route has this path"),
+    }
+}

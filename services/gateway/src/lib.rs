@@ -1,0 +1,42 @@
+//! The gateway: wiring of Weaver's crates into a service.
+//!
+//! ```text
+//! accept -> limits and host check -> request id, trace -> authenticate -> rate limit   (front)
+//!        -> cache look-up -> (hit) answer                                              (weaver-cache)
+//!                         -> (miss) fill task -> upstream or built-in handler          (handler, proxy)
+//! ```
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`config`] | what the gateway is told, checked as a whole |
+//! | `cli` | the command line |
+//! | `server` | listening, the connection's own I/O type, draining |
+//! | `front` | everything before the cache |
+//! | `routes` | which route and which cache rule a request has |
+//! | `auth`, `limit` | who it is, and how much they may ask |
+//! | `handler`, `builtin`, `ask` | what answers behind the cache |
+//! | `proxy` | upstreams: choice, deadlines, retries, bodies, upgrades |
+//! | `admin` | the admin port |
+//! | `telemetry` | logs and traces |
+//! | `demo` | the sample upstream of `weaver-gateway demo` |
+//!
+//! The whole service starts in-process: [`server::start`] takes a [`config::Config`] and gives back
+//! where it listens and a handle to stop it.
+
+mod admin;
+mod ask;
+mod auth;
+mod builtin;
+pub mod cli;
+pub mod config;
+mod convert;
+mod demo;
+mod front;
+mod handler;
+mod limit;
+mod problem;
+mod proxy;
+mod routes;
+pub mod server;
+mod state;
+mod telemetry;

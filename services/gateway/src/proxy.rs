@@ -1,0 +1,20 @@
+//! The reverse proxy.
+//!
+//! In comes a request that was admitted and that no stored response answers; out goes the
+//! upstream's response, streamed, or a problem that names the upstream. Each worker has its own
+//! clients ([`Clients`]), because hyper's connection tasks live on the worker that opened them; what
+//! is known of an upstream ([`Upstreams`]) is shared by all.
+
+mod body;
+mod client;
+mod fields;
+mod health;
+mod send;
+mod tunnel;
+mod upstreams;
+
+pub(crate) use body::TrailerSlot;
+pub(crate) use client::Clients;
+pub(crate) use health::check as check_health;
+pub(crate) use send::{ask, forward};
+pub(crate) use upstreams::Upstreams;

@@ -1,0 +1,241 @@
+//! Bodies on their way up and down.
+
+use super::upstreams::InFlight;
+use actix_http::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    cell::RefCell,
+    fmt, io,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Sleep, sleep},
+};
+
+/// A request's body. Actix's payload stays on its thread, hyper's body must not, so the pieces go
+/// through a short channel, which is also what slows a fast client to a slow upstream's pace.
+pub(crate) enum RequestBody {
+    Empty,
+    Whole(Option<Bytes>),
+    Pieces {
+        pieces: mpsc::Receiver<Result<Bytes, io::Error>>,
+        length: Option<u64>,
+        progress: Progress,
+    },
+}
+
+/// When a piece of the request last went up: the first byte of the response is waited for from then.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    epoch: Instant,
+    at: Arc<AtomicU64>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            at: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    fn note(&self) {
+        let at = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.at.store(at, Ordering::Relaxed);
+    }
+
+    pub(super) fn last(&self) -> Instant {
+        self.epoch + Duration::from_millis(self.at.load(Ordering::Relaxed))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Pieces {
+                pieces, progress, ..
+            } => {
+                let piece = std::task::ready!(pieces.poll_recv(cx));
+                progress.note();
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Empty | Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
+            Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Pieces {
+                length: Some(length),
+                ..
+            } => SizeHint::with_exact(*length),
+            Self::Pieces { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// Where an upstream's trailers are left for the front to find.
+#[derive(Clone, Default)]
+pub(crate) struct TrailerSlot(Rc<RefCell<Option<Vec<u8>>>>);
+
+impl TrailerSlot {
+    pub(crate) fn peek(&self) -> Option<Vec<u8>> {
+        self.0.borrow().clone()
+    }
+
+    /// Keeps the fields that may stand in a trailer section (RFC 9110 §6.5.1): none that frames,
+    /// routes, authenticates or steers the message.
+    fn put(&self, trailers: &http::HeaderMap) {
+        let mut fields = Vec::new();
+        for (name, value) in trailers {
+            let forbidden = matches!(
+                name.as_str(),
+                "transfer-encoding"
+                    | "content-length"
+                    | "host"
+                    | "connection"
+                    | "trailer"
+                    | "upgrade"
+                    | "te"
+                    | "keep-alive"
+                    | "authorization"
+                    | "set-cookie"
+                    | "content-encoding"
+                    | "content-type"
+                    | "content-range"
+                    | "cache-control"
+                    | "age"
+                    | "expires"
+                    | "date"
+                    | "location"
+                    | "vary"
+                    | "warning"
+                    | "proxy-authenticate"
+                    | "www-authenticate"
+            );
+            if !forbidden {
+                fields.extend_from_slice(name.as_str().as_bytes());
+                fields.extend_from_slice(b": ");
+                fields.extend_from_slice(value.as_bytes());
+                fields.extend_from_slice(b"\r\n");
+            }
+        }
+        if !fields.is_empty() {
+            *self.0.borrow_mut() = Some(fields);
+        }
+    }
+}
+
+/// Why a response's body broke off.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    Upstream(hyper::Error),
+    Silent(Duration),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream(error) => write!(f, "the upstream's body broke off: {error}"),
+            Self::Silent(limit) => write!(f, "no byte of the upstream's body for {limit:?}"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// A response's body: an error where the upstream breaks off or falls silent, never a clean end.
+pub(super) struct ResponseBody {
+    incoming: Incoming,
+    size: BodySize,
+    limit: Duration,
+    silence: Option<Pin<Box<Sleep>>>,
+    trailers: TrailerSlot,
+    _in_flight: InFlight,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        size: BodySize,
+        limit: Duration,
+        trailers: TrailerSlot,
+        in_flight: InFlight,
+    ) -> Self {
+        Self {
+            incoming,
+            size,
+            limit,
+            silence: None,
+            trailers,
+            _in_flight: in_flight,
+        }
+    }
+}
+
+impl MessageBody for ResponseBody {
+    type Error = BodyError;
+
+    fn size(&self) -> BodySize {
+        self.size
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        loop {
+            match Pin::new(&mut this.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.silence = None;
+                    match frame.into_data() {
+                        // Actix takes an empty chunk for the end.
+                        Ok(data) if data.is_empty() => {}
+                        Ok(data) => return Poll::Ready(Some(Ok(data))),
+                        Err(frame) => {
+                            if let Ok(trailers) = frame.into_trailers() {
+                                this.trailers.put(&trailers);
+                            }
+                        }
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let limit = this.limit;
+                    let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
+                    return silence
+                        .as_mut()
+                        .poll(cx)
+                        .map(|()| Some(Err(BodyError::Silent(limit))));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! One worker's HTTP clients.
+
+use super::body::RequestBody;
+use crate::config::Config;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use std::{collections::HashMap, time::Duration};
+
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, RequestBody>;
+
+/// Idle connections to one upstream that a worker keeps.
+const MAX_IDLE: usize = 128;
+/// Shorter than the keep-alive of common servers, so that we close first.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Clients by their connect timeout, which belongs to the connector.
+pub(crate) struct Clients {
+    by_connect_timeout: HashMap<Duration, HttpClient>,
+    other: HttpClient,
+}
+
+impl Clients {
+    pub(crate) fn new(config: &Config) -> Self {
+        let timeouts = config.routes.iter().map(|route| route.connect_timeout);
+        Self {
+            by_connect_timeout: timeouts.map(|timeout| (timeout, client(timeout))).collect(),
+            other: client(Duration::from_secs(5)),
+        }
+    }
+
+    pub(super) fn get(&self, connect_timeout: Duration) -> &HttpClient {
+        self.by_connect_timeout
+            .get(&connect_timeout)
+            .unwrap_or(&self.other)
+    }
+}
+
+pub(super) fn client(connect_timeout: Duration) -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(connect_timeout));
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(Duration::from_secs(30)));
+    connector.enforce_http(false);
+    let connector = HttpsConnectorBuilder::new()
+        .with_webpki_roots()
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(MAX_IDLE)
+        // Host is ours to set, from the client's or from the route.
+        .set_host(false)
+        .build(connector)
+}

@@ -1,0 +1,47 @@
+//! Active health checks.
+
+use super::{body::RequestBody, client::client, upstreams::Upstream};
+use crate::routes::Route;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Checks the upstreams of a route for ever; ends at once where no check is configured.
+pub(crate) async fn check(route: &Route) {
+    let Some(config) = &route.config.health_check else {
+        return;
+    };
+    let client = client(config.timeout);
+    let mut ticks = interval(config.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let probes = route.upstreams.all().iter().map(|upstream| {
+            let client = &client;
+            async move {
+                let healthy = probe(client, upstream, &config.path, config.timeout).await;
+                route.upstreams.set_healthy(upstream, healthy);
+            }
+        });
+        futures_util::future::join_all(probes).await;
+    }
+}
+
+async fn probe(
+    client: &super::client::HttpClient,
+    upstream: &Arc<Upstream>,
+    path: &str,
+    limit: Duration,
+) -> bool {
+    let request = http::Request::get(format!("{}{path}", upstream.base))
+        .header(
+            http::header::HOST,
+            upstream.base.split("//").last().unwrap_or(""),
+        )
+        .header(http::header::USER_AGENT, "weaver-health-check")
+        .body(RequestBody::Empty);
+    let Ok(request) = request else { return false };
+    match timeout(limit, client.request(request)).await {
+        Ok(Ok(response)) => response.status().is_success(),
+        _ => false,
+    }
+}

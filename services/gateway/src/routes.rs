@@ -1,0 +1,162 @@
+//! Which route a request takes, and how it is cached.
+
+use crate::{
+    config::{Config, RouteCache, RouteConfig},
+    proxy::Upstreams,
+};
+use std::sync::Arc;
+use weaver_cache::{Pattern, Rule, policy::Policy};
+use weaver_metrics::{HttpMetrics, RouteHttpMetrics};
+
+/// A configured route.
+pub(crate) struct Route {
+    pub(crate) config: RouteConfig,
+    pub(crate) upstreams: Upstreams,
+    rule: Option<Arc<Rule>>,
+    metrics: RouteHttpMetrics,
+}
+
+/// What answers a request.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Health,
+    Whoami,
+    Metrics,
+    Ask,
+    Route(Arc<Route>),
+    Nothing,
+}
+
+/// A request's target, the rule by which it is cached, and where it is counted.
+#[derive(Clone)]
+pub(crate) struct Matched {
+    pub(crate) target: Target,
+    pub(crate) rule: Option<Arc<Rule>>,
+    pub(crate) metrics: RouteHttpMetrics,
+}
+
+pub(crate) struct Routes {
+    routes: Vec<Arc<Route>>,
+    patterns: Vec<(Pattern, Arc<Rule>)>,
+    built_in: [(&'static str, Target, RouteHttpMetrics); 4],
+    nothing: RouteHttpMetrics,
+}
+
+impl Routes {
+    pub(crate) fn new(config: &Config, metrics: &HttpMetrics) -> Self {
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| {
+                Arc::new(Route {
+                    upstreams: Upstreams::new(route),
+                    rule: rule(route),
+                    metrics: metrics.route(&route.name),
+                    config: route.clone(),
+                })
+            })
+            .collect();
+        let built_in = [
+            ("/health", Target::Health),
+            ("/whoami", Target::Whoami),
+            ("/metrics", Target::Metrics),
+            ("/ask", Target::Ask),
+        ];
+        Self {
+            routes,
+            patterns: config.cache.rules(),
+            built_in: built_in.map(|(path, target)| (path, target, metrics.route(path))),
+            nothing: metrics.route("none"),
+        }
+    }
+
+    pub(crate) fn all(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    pub(crate) fn find(&self, path: &str, wants_text: bool) -> Matched {
+        for (known, target, metrics) in &self.built_in {
+            if path == *known {
+                // Text for a scraper is made anew each time, and /ask is never kept here.
+                let cached = match target {
+                    Target::Ask => false,
+                    Target::Metrics => !wants_text,
+                    _ => true,
+                };
+                let rule = if cached { self.pattern(path) } else { None };
+                return Matched {
+                    target: target.clone(),
+                    rule,
+                    metrics: metrics.clone(),
+                };
+            }
+        }
+        match self
+            .routes
+            .iter()
+            .find(|route| covers(&route.config.path, path))
+        {
+            Some(route) => Matched {
+                rule: self.pattern(path).or_else(|| route.rule.clone()),
+                metrics: route.metrics.clone(),
+                target: Target::Route(Arc::clone(route)),
+            },
+            None => Matched {
+                target: Target::Nothing,
+                rule: None,
+                metrics: self.nothing.clone(),
+            },
+        }
+    }
+
+    fn pattern(&self, path: &str) -> Option<Arc<Rule>> {
+        self.patterns
+            .iter()
+            .find(|(pattern, _)| pattern.matches(path))
+            .map(|(_, rule)| Arc::clone(rule))
+    }
+}
+
+/// Whether a route's path is a beginning of the request's, by whole segments.
+fn covers(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+}
+
+fn rule(route: &RouteConfig) -> Option<Arc<Rule>> {
+    let policy = match route.cache {
+        RouteCache::Off => return None,
+        RouteCache::Standard => Policy::standard(),
+        RouteCache::Pattern { ttl, overrides } => Policy::pattern(ttl, overrides),
+    };
+    let policy = Policy {
+        client_may_force: route.client_may_force && policy.client_may_force,
+        ..policy
+    };
+    // A route by the RFCs protects what is authenticated by their rule (RFC 9111 §3.5); one with a
+    // fixed time keeps credentials apart, as the patterns do.
+    let vary_on = route.vary_on.clone().unwrap_or_else(|| match route.cache {
+        RouteCache::Pattern { .. } => vec![actix_web::http::header::AUTHORIZATION],
+        _ => Vec::new(),
+    });
+    Some(Arc::new(
+        Rule::new(route.name.as_str(), policy)
+            .per_user(route.per_user)
+            .vary_on(vary_on)
+            .query(route.query.clone().unwrap_or_default()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_route_covers_whole_segments() {
+        assert!(covers("/", "/x"));
+        assert!(covers("/api", "/api"));
+        assert!(covers("/api", "/api/x"));
+        assert!(!covers("/api", "/apix"));
+        assert!(covers("/api/", "/api/x"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Starting, serving, draining.
+
+mod tasks;
+pub(crate) mod wire;
+
+use crate::{
+    admin,
+    auth::Authenticator,
+    config::Config,
+    front::Front,
+    handler,
+    limit::Limiter,
+    proxy::Clients,
+    routes::Routes,
+    state::{self, State},
+};
+use actix_http::HttpService;
+use actix_server::{Server, ServerHandle};
+use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::{App, dev::AppConfig, web};
+use anyhow::Context;
+use parking_lot::RwLock;
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use weaver_cache::{CacheStore, ResponseCache};
+use weaver_metrics::{CacheMetrics, HttpMetrics, RedisPoolMetrics, Registry};
+use weaver_pool::RedisPool;
+use wire::WireStream;
+
+/// Pending connections that the kernel keeps for us.
+const BACKLOG: i32 = 4096;
+
+/// A gateway that serves.
+pub struct Running {
+    public: SocketAddr,
+    admin: SocketAddr,
+    state: Arc<State>,
+    drain: watch::Sender<bool>,
+    servers: [(ServerHandle, JoinHandle<std::io::Result<()>>); 2],
+    tasks: tasks::Tasks,
+}
+
+impl Running {
+    /// Where the public port listens.
+    #[must_use]
+    pub fn public(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where the admin port listens.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Drains: `/readyz` turns 503, no new connection is accepted, running requests may finish
+    /// within `shutdown_grace`, then everything stops.
+    pub async fn stop(self) {
+        self.state.draining.store(true, Ordering::Release);
+        self.drain.send_replace(true);
+        let [(public, public_task), (admin, admin_task)] = self.servers;
+        public.stop(true).await;
+        let _ = public_task.await;
+        // The admin port tells until the end that we are not ready.
+        admin.stop(false).await;
+        let _ = admin_task.await;
+        drop(self.tasks);
+        if let Some(pool) = &self.state.redis {
+            pool.close().await;
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+///
+/// What kept it from starting.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let running = start(config).await?;
+    tracing::info!(public = %running.public(), admin = %running.admin(), "serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    running.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts to serve, on the Actix system that it is called on.
+///
+/// # Errors
+///
+/// What kept it from starting: an address in use, a key file that cannot be read.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let public = listen(config.server.listen).context("server.listen")?;
+    let admin = listen(config.server.admin_listen).context("server.admin_listen")?;
+    let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
+
+    let redis = config
+        .redis
+        .clone()
+        .map(RedisPool::connect_in_background)
+        .transpose()?;
+    let mut registry = Registry::default();
+    let cache_metrics = CacheMetrics::new(&mut registry);
+    let http_metrics = HttpMetrics::new(&mut registry);
+    if let Some(pool) = redis.clone() {
+        RedisPoolMetrics::register(&mut registry, move || state::snapshot(&pool));
+    }
+    let state = Arc::new(State {
+        routes: Routes::new(&config, &http_metrics),
+        auth: Authenticator::new(&config.auth)?,
+        limiter: Limiter::new(&config.rate_limit),
+        cache: RwLock::new(None),
+        registry: Arc::new(registry),
+        draining: AtomicBool::new(false),
+        cache_metrics,
+        redis,
+        config,
+    });
+    let store = match &state.redis {
+        Some(pool) => CacheStore::with_redis(state.cache_metrics.clone(), pool.clone()),
+        None => CacheStore::memory(state.cache_metrics.clone()),
+    };
+    let cache = ResponseCache::with_rules(state.config.cache.clone(), store, crate::front::rule_of);
+    *state.cache.write() = Some(cache.handle());
+
+    let (drain, draining) = watch::channel(false);
+    let public_server = serve_public(public, Arc::clone(&state), cache, draining)?;
+    let admin_server = serve_admin(admin, Arc::clone(&state))?;
+    let servers = [public_server, admin_server].map(|server| {
+        let handle = server.handle();
+        (handle, tokio::spawn(server))
+    });
+    let tasks = tasks::Tasks::start(&state);
+    Ok(Running {
+        public: public_address,
+        admin: admin_address,
+        state,
+        drain,
+        servers,
+        tasks,
+    })
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    // A restart must not wait for connections of the process before it.
+    socket.set_reuse_address(true)?;
+    socket
+        .bind(&address.into())
+        .with_context(|| format!("cannot listen on {address}"))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn serve_public(
+    listener: TcpListener,
+    state: Arc<State>,
+    cache: ResponseCache,
+    draining: watch::Receiver<bool>,
+) -> anyhow::Result<Server> {
+    let server = &state.config.server;
+    let grace = server.shutdown_grace.as_secs().max(1);
+    let per_worker = server.max_connections.div_ceil(server.workers);
+    let builder = Server::build()
+        .workers(server.workers)
+        .max_concurrent_connections(per_worker)
+        .shutdown_timeout(grace)
+        .disable_signals();
+    let server = builder.listen("public", listener, move || {
+        let state = Arc::clone(&state);
+        let server = state.config.server.clone();
+        let clients = Clients::new(&state.config);
+        let app = App::new()
+            .app_data(web::Data::from(Arc::clone(&state)))
+            .app_data(web::Data::new(clients))
+            .wrap(cache.clone())
+            .wrap(Front::new(Arc::clone(&state)))
+            .default_service(web::to(handler::handle));
+        let draining = draining.clone();
+        let http = HttpService::build()
+            .keep_alive(server.keep_alive)
+            .client_request_timeout(server.request_timeout)
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .graceful_shutdown_signal(move || {
+                let mut draining = draining.clone();
+                async move {
+                    // A closed channel means that the server is gone.
+                    let _ = draining.wait_for(|draining| *draining).await;
+                }
+            })
+            .on_connect_ext(|stream: &WireStream, extensions| {
+                extensions.insert(stream.wire());
+            })
+            .h1(map_config(app, |_| AppConfig::default()));
+        fn_service(|tcp: TcpStream| async move {
+            // Small responses must not wait for an acknowledgement.
+            let _ = tcp.set_nodelay(true);
+            let peer = tcp.peer_addr().ok();
+            Ok::<_, actix_http::error::DispatchError>((WireStream::new(tcp), peer))
+        })
+        .and_then(http)
+    })?;
+    Ok(server.run())
+}
+
+fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Server> {
+    let server = actix_web::HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::from(Arc::clone(&state)))
+            .app_data(web::PayloadConfig::new(1 << 20))
+            .configure(admin::routes)
+    })
+    .workers(1)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .listen(listener)?
+    .run();
+    Ok(server)
+}

@@ -1,0 +1,55 @@
+//! The gateway's background tasks, and their end.
+
+use crate::state::State;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+/// Dropping it ends them all.
+pub(super) struct Tasks(#[allow(dead_code, reason = "held for its drop")] JoinSet<()>);
+
+impl Tasks {
+    pub(super) fn start(state: &Arc<State>) -> Self {
+        let mut tasks = JoinSet::new();
+        let shared = Arc::clone(state);
+        tasks.spawn(every(Duration::from_secs(1), move || {
+            let shared = Arc::clone(&shared);
+            async move {
+                // Reads a file's time, and the file when that has changed.
+                let _ = tokio::task::spawn_blocking(move || shared.auth.reload()).await;
+            }
+        }));
+        let shared = Arc::clone(state);
+        tasks.spawn(every(Duration::from_secs(10), move || {
+            let shared = Arc::clone(&shared);
+            async move {
+                if let Some(limiter) = &shared.limiter {
+                    limiter.tend();
+                }
+                if let Some(cache) = shared.cache() {
+                    cache.tend().await;
+                }
+            }
+        }));
+        for route in state.routes.all() {
+            let route = Arc::clone(route);
+            tasks.spawn(async move { crate::proxy::check_health(&route).await });
+        }
+        Self(tasks)
+    }
+}
+
+async fn every<F, Fut>(period: Duration, mut work: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        work().await;
+    }
+}

@@ -1,0 +1,77 @@
+//! What all workers share.
+
+use crate::{auth::Authenticator, config::Config, limit::Limiter, routes::Routes};
+use parking_lot::RwLock;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+use weaver_cache::CacheHandle;
+use weaver_metrics::{
+    CacheMetrics, RedisPoolSnapshot, Registry,
+    report::{MetricsReport, Status},
+};
+use weaver_pool::RedisPool;
+
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) routes: Routes,
+    pub(crate) auth: Authenticator,
+    pub(crate) limiter: Option<Limiter>,
+    pub(crate) cache: RwLock<Option<CacheHandle>>,
+    pub(crate) cache_metrics: CacheMetrics,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) redis: Option<RedisPool>,
+    pub(crate) draining: AtomicBool,
+}
+
+impl State {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match &self.redis {
+            Some(pool) if !pool.is_connected() => Status::Degraded,
+            _ => Status::Healthy,
+        }
+    }
+
+    pub(crate) fn report(&self) -> MetricsReport {
+        MetricsReport {
+            service: "weaver-ai",
+            status: self.status(),
+            http_cache: self.cache_metrics.report(),
+            redis_pool: self.redis.as_ref().map(|pool| snapshot(pool).report()),
+        }
+    }
+
+    pub(crate) fn cache(&self) -> Option<CacheHandle> {
+        self.cache.read().clone()
+    }
+}
+
+pub(crate) fn unix_seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
+    let stats = pool.stats();
+    RedisPoolSnapshot {
+        server: (pool.config().host.clone(), pool.config().port),
+        initialized_at: stats.pool_initialized_at,
+        last_health_check: stats.last_health_check,
+        now: unix_seconds(),
+        max: stats.max_connections,
+        open: stats.open_connections,
+        in_use: stats.in_use_connections,
+        waiting: stats.waiting,
+        commands: stats.total_commands_executed,
+        errors: stats.total_errors,
+    }
+}

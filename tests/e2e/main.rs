@@ -1,0 +1,42 @@
+//! End to end: the gateway as a process, with real servers around it.
+
+#![allow(clippy::expect_used, reason = "a test that has no client cannot go on")]
+
+mod auth;
+mod bodies;
+mod cache;
+mod cli;
+mod operations;
+mod proxy;
+mod purge;
+mod redis;
+mod truncation;
+
+use std::time::Duration;
+
+/// A client that keeps no state and follows nothing.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(20))
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
+/// A response header as text, empty if it is not there.
+fn field<'a>(response: &'a reqwest::Response, name: &str) -> &'a str {
+    response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+}
+
+/// A 200 with a body, and these further header lines.
+fn ok(body: &str, fields: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\n{fields}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}

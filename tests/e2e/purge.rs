@@ -1,0 +1,176 @@
+use crate::{client, field, ok};
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::{io::AsyncWriteExt as _, time::sleep};
+use weaver_tests::{Gateway, Origin, Redis};
+
+async fn purge(gateway: &Gateway, what: Value) -> Result<Value> {
+    let answer = client()
+        .post(gateway.admin_url("/purge?wait=applied"))
+        .json(&what)
+        .send()
+        .await?;
+    assert_eq!(answer.status(), 200, "{what}");
+    Ok(answer.json().await?)
+}
+
+async fn is_hit(gateway: &Gateway, path: &str) -> Result<bool> {
+    let answer = client()
+        .get(gateway.url(path))
+        .header("host", "h")
+        .send()
+        .await?;
+    let hit = field(&answer, "cache-status").starts_with("weaver; hit; ttl=")
+        && !field(&answer, "cache-status").contains("ttl=-");
+    answer.bytes().await?;
+    Ok(hit)
+}
+
+#[tokio::test]
+async fn urls_tags_prefixes_and_everything_can_be_purged() -> Result<()> {
+    let origin = Origin::constant(ok(
+        "x",
+        "cache-control: max-age=60\r\nsurrogate-key: t1 t2\r\n",
+    ))
+    .await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    for (what, path) in [
+        (json!({ "url": "/a/b?c" }), "/a/b?c"),
+        (json!({ "url": "http://h/a/b?c" }), "/a/b?c"),
+        (json!({ "tags": ["t2"] }), "/t"),
+        (json!({ "prefix": "/a/" }), "/a/b"),
+        (json!({ "all": true }), "/all"),
+    ] {
+        is_hit(&gateway, path).await?;
+        assert!(is_hit(&gateway, path).await?, "{what}");
+        let answer = purge(&gateway, what.clone()).await?;
+        assert!(answer["position"].is_string(), "{answer}");
+        assert!(!is_hit(&gateway, path).await?, "{what}");
+    }
+    for bad in [
+        json!({}),
+        json!({ "url": "/a", "all": true }),
+        json!({ "tags": [] }),
+        json!({ "url": "x" }),
+        json!({ "urll": "/" }),
+    ] {
+        let answer = client()
+            .post(gateway.admin_url("/purge"))
+            .json(&bad)
+            .send()
+            .await?;
+        assert_eq!(answer.status(), 400, "{bad}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_node_and_a_slow_fill_brings_nothing_back() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::start(|head, mut stream| async move {
+        if head.starts_with("GET /slow") {
+            sleep(Duration::from_millis(600)).await;
+        }
+        stream
+            .write_all(ok("x", "cache-control: max-age=60\r\n").as_bytes())
+            .await
+            .ok()?;
+        Some(stream)
+    })
+    .await?;
+    let config = format!(
+        "[redis]\nmode = \"standalone\"\nport = {}\n{}",
+        redis.port(),
+        origin.route("")
+    );
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    sleep(Duration::from_millis(500)).await;
+    for gateway in [&one, &two] {
+        is_hit(gateway, "/a").await?;
+        assert!(is_hit(gateway, "/a").await?);
+    }
+    purge(&one, json!({ "url": "/a" })).await?;
+    sleep(Duration::from_millis(300)).await;
+    let before = origin.requests();
+    is_hit(&two, "/a").await?;
+    assert_eq!(origin.requests(), before + 1, "the other node still had it");
+
+    // The fetch begins, the purge comes, the fetch ends: what it brought is not kept.
+    let url = one.url("/slow");
+    let slow = tokio::spawn(async move {
+        client()
+            .get(url)
+            .header("host", "h")
+            .send()
+            .await?
+            .text()
+            .await
+    });
+    sleep(Duration::from_millis(200)).await;
+    purge(&two, json!({ "url": "/slow" })).await?;
+    slow.await??;
+    let before = origin.requests();
+    is_hit(&one, "/slow").await?;
+    assert_eq!(origin.requests(), before + 1, "a purged fill was kept");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_purge_that_the_journal_does_not_take_says_so_and_holds_here() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let config = format!(
+        "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"300ms\"\n{}",
+        redis.port(),
+        origin.route("")
+    );
+    let gateway = Gateway::start(&config).await?;
+    sleep(Duration::from_millis(300)).await;
+    is_hit(&gateway, "/a").await?;
+    redis.kill();
+    sleep(Duration::from_millis(200)).await;
+    let answer = client()
+        .post(gateway.admin_url("/purge"))
+        .json(&json!({ "url": "/a" }))
+        .send()
+        .await?;
+    assert_eq!(answer.status(), 503);
+    assert!(!is_hit(&gateway, "/a").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn purging_needs_the_token_where_there_is_one() -> Result<()> {
+    let origin = Origin::constant(ok("x", "")).await?;
+    let gateway =
+        Gateway::start(&format!("[admin]\ntoken = \"t0k3n\"\n{}", origin.route(""))).await?;
+    let ask = async |token: &str| {
+        let request = client()
+            .post(gateway.admin_url("/purge"))
+            .json(&json!({ "all": true }));
+        Ok::<_, anyhow::Error>(
+            request
+                .header("authorization", token)
+                .send()
+                .await?
+                .status()
+                .as_u16(),
+        )
+    };
+    assert_eq!(ask("").await?, 401);
+    assert_eq!(ask("Bearer t0k3").await?, 401);
+    assert_eq!(ask("Bearer t0k3n").await?, 200);
+    assert_eq!(
+        client()
+            .get(gateway.admin_url("/livez"))
+            .send()
+            .await?
+            .status(),
+        200
+    );
+    Ok(())
+}

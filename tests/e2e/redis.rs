@@ -1,0 +1,320 @@
+use crate::{client, field, ok};
+use anyhow::Result;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+use weaver_tests::{Gateway, Origin, Redis};
+
+fn shared(redis: &Redis, more: &str) -> String {
+    format!(
+        "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"500ms\"\nsocket_connect_timeout = \"500ms\"\nhealth_check_interval = \"100ms\"\n{more}",
+        redis.port()
+    )
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < until, "{what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn connected(gateway: &Gateway) {
+    eventually("redis is connected", async || {
+        gateway.report().await.is_ok_and(|report| {
+            report["status"] == "healthy" && report["redis_pool"]["last_health_check"].is_number()
+        })
+    })
+    .await;
+    // The tier opens once the journal is read, which follows the first connection at once.
+    sleep(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn what_one_node_stored_another_serves() -> Result<()> {
+    let redis = Redis::start().await?;
+    let body: String = (0..50_000_u32)
+        .map(|at| char::from(b'a' + (at % 26) as u8))
+        .collect();
+    let origin = Origin::constant(ok(
+        &body,
+        "cache-control: max-age=60\r\nx-a: 1\r\nx-a: 2\r\n",
+    ))
+    .await?;
+    let config = format!("{}\n{}", shared(&redis, ""), origin.route(""));
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    connected(&one).await;
+    connected(&two).await;
+    client()
+        .get(one.url("/a"))
+        .header("host", "h")
+        .send()
+        .await?
+        .text()
+        .await?;
+    eventually("the entry is in redis", async || {
+        redis
+            .cli(&["KEYS", "http_cache:*"])
+            .is_ok_and(|keys| keys.lines().count() >= 1)
+    })
+    .await;
+    let other = client()
+        .get(two.url("/a"))
+        .header("host", "h")
+        .send()
+        .await?;
+    assert!(
+        field(&other, "cache-status").starts_with("weaver; hit; ttl="),
+        "{other:?}"
+    );
+    assert_eq!(other.headers().get_all("x-a").iter().count(), 2);
+    assert_eq!(other.text().await?, body);
+    assert_eq!(origin.requests(), 1);
+    let dump = redis.cli(&["--raw", "KEYS", "*"])?;
+    for key in dump.lines().filter(|key| *key != "http_cache:journal") {
+        let ttl: i64 = redis.cli(&["PTTL", key])?.trim().parse()?;
+        assert!(ttl > 0, "{key} has no time to live");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn variants_are_shared_too() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::start(|head, mut stream| async move {
+        use tokio::io::AsyncWriteExt as _;
+        let foo = head
+            .lines()
+            .find_map(|line| line.strip_prefix("foo: "))
+            .unwrap_or("-")
+            .to_owned();
+        stream
+            .write_all(ok(&foo, "cache-control: max-age=60\r\nvary: foo\r\n").as_bytes())
+            .await
+            .ok()?;
+        Some(stream)
+    })
+    .await?;
+    let config = format!(
+        "{}\n[cache]\nidentity_secret = \"the same on all nodes\"\n{}",
+        shared(&redis, ""),
+        origin.route("")
+    );
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    connected(&one).await;
+    connected(&two).await;
+    for foo in ["1", "2"] {
+        client()
+            .get(one.url("/"))
+            .header("host", "h")
+            .header("foo", foo)
+            .send()
+            .await?
+            .text()
+            .await?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    for foo in ["1", "2", "3"] {
+        let answer = client()
+            .get(two.url("/"))
+            .header("host", "h")
+            .header("foo", foo)
+            .send()
+            .await?;
+        assert_eq!(answer.text().await?, foo);
+    }
+    assert_eq!(origin.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_may_stop_and_start_under_traffic_and_no_request_fails() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=1\r\n")).await?;
+    let config = format!("{}\n{}", shared(&redis, ""), origin.route(""));
+    let gateway = Gateway::start(&config).await?;
+    connected(&gateway).await;
+    let (failed, done, stop) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let traffic: Vec<_> = (0..8)
+        .map(|worker| {
+            let (failed, done, stop) = (Arc::clone(&failed), Arc::clone(&done), Arc::clone(&stop));
+            let url = gateway.url("");
+            tokio::spawn(async move {
+                let client = client();
+                let mut at = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    at += 1;
+                    let answer = client
+                        .get(format!("{url}/{worker}/{}", at % 50))
+                        .send()
+                        .await;
+                    if !answer.is_ok_and(|answer| answer.status() == 200) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    sleep(Duration::from_millis(500)).await;
+    redis.kill();
+    sleep(Duration::from_millis(700)).await;
+    assert_eq!(gateway.report().await?["status"], "degraded");
+    redis.up().await?;
+    connected(&gateway).await;
+    redis.freeze()?;
+    let frozen = Instant::now();
+    let before = done.load(Ordering::Relaxed);
+    sleep(Duration::from_millis(700)).await;
+    assert!(
+        done.load(Ordering::Relaxed) > before,
+        "requests go on while redis is frozen"
+    );
+    redis.thaw()?;
+    assert!(frozen.elapsed() < Duration::from_secs(5));
+    sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    for task in traffic {
+        task.await?;
+    }
+    assert_eq!(
+        failed.load(Ordering::Relaxed),
+        0,
+        "of {}",
+        done.load(Ordering::Relaxed)
+    );
+    eventually("the tier is back", async || {
+        gateway
+            .report()
+            .await
+            .is_ok_and(|report| report["status"] == "healthy")
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_starts_without_redis_and_finds_it_later() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    redis.kill();
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let gateway = Gateway::start(&format!("{}\n{}", shared(&redis, ""), origin.route(""))).await?;
+    assert_eq!(
+        client().get(gateway.url("/")).send().await?.text().await?,
+        "x"
+    );
+    assert_eq!(gateway.report().await?["status"], "degraded");
+    assert_eq!(
+        client()
+            .get(gateway.admin_url("/readyz"))
+            .send()
+            .await?
+            .status(),
+        200
+    );
+    redis.up().await?;
+    connected(&gateway).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn values_that_lie_are_misses_and_never_served() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("true", "cache-control: max-age=60\r\n")).await?;
+    let config = format!(
+        "{}\n[cache]\nmemory = 0\n{}",
+        shared(&redis, ""),
+        origin.route("")
+    );
+    let gateway = Gateway::start(&config).await?;
+    connected(&gateway).await;
+    let ask = async |path: &str| {
+        client()
+            .get(gateway.url(path))
+            .header("host", "h")
+            .send()
+            .await?
+            .text()
+            .await
+    };
+    // The reports that were asked for until now are entries too.
+    redis.cli(&["FLUSHALL"])?;
+    ask("/a").await?;
+    ask("/b").await?;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(origin.requests(), 2);
+    let keys = redis.cli(&["--raw", "KEYS", "http_cache:*"])?;
+    let keys: Vec<_> = keys
+        .lines()
+        .filter(|key| !key.ends_with("journal"))
+        .collect();
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    // Each key now has the other's value, then one that is cut, then noise.
+    redis.cli(&["RENAME", keys[0], "tmp"])?;
+    redis.cli(&["RENAME", keys[1], keys[0]])?;
+    redis.cli(&["RENAME", "tmp", keys[1]])?;
+    assert_eq!(ask("/a").await?, "true");
+    assert_eq!(ask("/b").await?, "true");
+    assert_eq!(
+        origin.requests(),
+        4,
+        "a value under another's key is no value"
+    );
+    sleep(Duration::from_millis(200)).await;
+    for noise in ["", "\u{1}\u{1}junk", "x"] {
+        redis.cli(&["SET", keys[0], noise])?;
+        redis.cli(&["SET", keys[1], noise])?;
+        assert_eq!(ask("/a").await?, "true");
+    }
+    assert!(gateway.report().await?["http_cache"]["errors"].as_u64() > Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn neither_tokens_nor_cookies_reach_redis() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok(
+        "x",
+        "cache-control: max-age=60, public\r\nvary: cookie\r\n",
+    ))
+    .await?;
+    let config = format!(
+        "{}\n{}",
+        shared(&redis, ""),
+        origin.route("per_user = true")
+    );
+    let gateway = Gateway::start(&config).await?;
+    connected(&gateway).await;
+    let request = client()
+        .get(gateway.url("/"))
+        .header("authorization", "Bearer s3cr3t-token")
+        .header("cookie", "sid=s3cr3t-cookie");
+    request.send().await?.text().await?;
+    sleep(Duration::from_millis(200)).await;
+    let keys = redis.cli(&["--raw", "KEYS", "http_cache:*"])?;
+    assert!(keys.lines().count() >= 2, "{keys}");
+    for key in keys.lines() {
+        let value = redis.cli(&["--raw", "DUMP", key])?;
+        assert!(
+            !key.contains("s3cr3t") && !value.contains("s3cr3t"),
+            "{key}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! What Weaver's end-to-end tests and benchmarks stand on: real servers as child processes, an
+//! origin that misbehaves on request, and a client that sees bytes.
+//!
+//! Everything listens on a free port and lives in a directory of its own, and ends with its value.
+
+#![allow(
+    clippy::expect_used,
+    reason = "a test that cannot have a port or a directory cannot go on"
+)]
+
+mod gateway;
+mod nginx;
+mod origin;
+mod process;
+mod raw;
+mod redis;
+
+pub use gateway::Gateway;
+pub use nginx::Nginx;
+pub use origin::{Origin, Reply, Script};
+pub use process::{Process, free_port, scratch, wait_for_port};
+pub use raw::{Exchange, exchange, exchange_on};
+pub use redis::Redis;

@@ -1,7 +1,5 @@
 //! The Cache-Status response field (RFC 9211).
 
-use std::fmt::Write as _;
-
 /// Why a request went forward (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
@@ -67,12 +65,13 @@ impl Member {
                 field.push_str(reason.as_str());
             }
         }
-        // Writing to a String cannot fail.
         if let Some(status) = self.forward_status {
-            let _ = write!(field, "; fwd-status={status}");
+            field.push_str("; fwd-status=");
+            push_number(&mut field, status.into());
         }
         if let Some(ttl) = self.ttl {
-            let _ = write!(field, "; ttl={ttl}");
+            field.push_str(if ttl < 0 { "; ttl=-" } else { "; ttl=" });
+            push_number(&mut field, ttl.unsigned_abs());
         }
         if self.stored {
             field.push_str("; stored");
@@ -86,6 +85,21 @@ impl Member {
         }
         field
     }
+}
+
+/// Digits, without the formatting machinery: this runs for every hit.
+fn push_number(field: &mut String, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    field.extend(digits[at..].iter().map(|digit| char::from(*digit)));
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use actix_web::{
         header::{self, HeaderMap},
     },
 };
+use futures_util::future::LocalBoxFuture;
 use std::{rc::Rc, sync::Arc, time::Instant};
 use tokio::{sync::oneshot, time::timeout};
 use weaver_cache_policy::{
@@ -76,11 +77,17 @@ struct Exchange<S> {
     principal: bool,
 }
 
-pub(crate) async fn handle<S, B>(
-    shared: Arc<Shared>,
-    service: Rc<S>,
-    req: ServiceRequest,
-) -> Result<Response<B>, Error>
+/// What became of a request at once.
+pub(crate) enum Begun<B> {
+    /// A stored response answers it.
+    Answered(Response<B>),
+    /// Something has to be waited for.
+    Later(LocalBoxFuture<'static, Result<Response<B>, Error>>),
+}
+
+/// Begins a request's way through the cache. A hit in memory ends it here, without a future: that is
+/// the path whose cost counts.
+pub(crate) fn begin<S, B>(shared: &Arc<Shared>, service: &Rc<S>, req: ServiceRequest) -> Begun<B>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
@@ -91,74 +98,106 @@ where
         None
     };
     let Some(rule) = rule else {
-        return service
-            .call(req)
-            .await
-            .map(ServiceResponse::map_into_left_body);
+        let answer = service.call(req);
+        return Begun::Later(Box::pin(async move {
+            answer.await.map(ServiceResponse::map_into_left_body)
+        }));
     };
     let traits = Traits::of(req.headers());
-    let method = req.method();
-    if invalidation::is_unsafe(method.as_str()) {
-        return unsafe_request(&shared, &*service, &rule, req).await;
+    if let Some(way) = past(shared, req.method(), traits) {
+        let (shared, service) = (Arc::clone(shared), Rc::clone(service));
+        return Begun::Later(Box::pin(async move {
+            count(&shared, &rule, Tier::None, Outcome::Bypass);
+            match way {
+                Past::Unsafe => unsafe_request(&shared, &*service, req).await,
+                Past::Bypass(reason, forward) => {
+                    let (forward, detail) = (Some(forward), Some(reason.as_str()));
+                    let member = Member {
+                        forward,
+                        detail,
+                        ..Member::default()
+                    };
+                    pass(&shared, &*service, req, member).await
+                }
+            }
+        }));
     }
-    let reason = if !shared.config.cache_methods.contains(method)
-        || !matches!(*method, Method::GET | Method::HEAD)
-    {
-        Some((Bypass::Method, Forward::Method))
-    } else if traits.upgrade || traits.body {
-        Some((Bypass::NotPlain, Forward::Bypass))
-    } else if traits.for_origin {
-        Some((Bypass::Precondition, Forward::Request))
-    } else {
-        None
-    };
-    if let Some((reason, forward)) = reason {
-        count(&shared, &rule, Tier::None, Outcome::Bypass);
-        let member = Member {
-            forward: Some(forward),
-            detail: Some(reason.as_str()),
-            ..Member::default()
-        };
-        return pass(&shared, &*service, req, member).await;
-    }
-
-    let keyed = {
-        let extensions = req.extensions();
-        let principal = extensions.get::<Principal>();
-        let uri = req.uri();
-        let host = uri
-            .authority()
-            .map(|authority| authority.as_str())
-            .or_else(|| {
-                req.headers()
-                    .get(header::HOST)
-                    .and_then(|host| host.to_str().ok())
-            })
-            .unwrap_or("");
-        let target = Target {
-            host,
-            path: uri.path(),
-            query: uri.query(),
-        };
-        let keyed = key::build(&target, &rule, req.headers(), principal, &shared.secret);
-        (keyed, principal.is_some())
-    };
+    let started = Instant::now();
+    let (keyed, principal) = keyed(shared, &rule, &req);
     let exchange = Exchange {
-        started: Instant::now(),
         wishes: if traits.directives {
             Wishes::of(&MapFields(req.headers()), &rule.policy)
         } else {
             Wishes::none()
         },
-        key: keyed.0.key,
-        partitioned: keyed.0.partitioned,
-        principal: keyed.1,
-        shared,
-        service,
+        key: keyed.key,
+        partitioned: keyed.partitioned,
+        shared: Arc::clone(shared),
+        service: Rc::clone(service),
+        principal,
+        started,
         rule,
         traits,
     };
-    exchange.run(req).await
+    let now = shared.now();
+    let found = shared.find_now(&exchange.key, req.headers());
+    if let Some(found) = &found
+        && let Some(entry) = &found.entry
+    {
+        let outcome = match exchange.decide(found, now) {
+            Decision::Fresh => Some(Outcome::Hit),
+            Decision::Stale => Some(Outcome::Stale),
+            _ => None,
+        };
+        if let Some(outcome) = outcome {
+            return Begun::Answered(exchange.answer(req, entry, Tier::Memory, outcome, now));
+        }
+    }
+    Begun::Later(Box::pin(exchange.run(req, found)))
+}
+
+/// Ways past the cache.
+enum Past {
+    Unsafe,
+    Bypass(Bypass, Forward),
+}
+
+fn past(shared: &Shared, method: &Method, traits: Traits) -> Option<Past> {
+    if invalidation::is_unsafe(method.as_str()) {
+        Some(Past::Unsafe)
+    } else if !shared.config.cache_methods.contains(method)
+        || !matches!(*method, Method::GET | Method::HEAD)
+    {
+        Some(Past::Bypass(Bypass::Method, Forward::Method))
+    } else if traits.upgrade || traits.body {
+        Some(Past::Bypass(Bypass::NotPlain, Forward::Bypass))
+    } else if traits.for_origin {
+        Some(Past::Bypass(Bypass::Precondition, Forward::Request))
+    } else {
+        None
+    }
+}
+
+fn keyed(shared: &Shared, rule: &Rule, req: &ServiceRequest) -> (key::Keyed, bool) {
+    let extensions = req.extensions();
+    let principal = extensions.get::<Principal>();
+    let uri = req.uri();
+    let host = uri
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| {
+            req.headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+        })
+        .unwrap_or("");
+    let target = Target {
+        host,
+        path: uri.path(),
+        query: uri.query(),
+    };
+    let keyed = key::build(&target, rule, req.headers(), principal, &shared.secret);
+    (keyed, principal.is_some())
 }
 
 /// The response of the origin as it is, with our member in Cache-Status.
@@ -180,13 +219,11 @@ where
 async fn unsafe_request<S, B>(
     shared: &Arc<Shared>,
     service: &S,
-    rule: &Rule,
     req: ServiceRequest,
 ) -> Result<Response<B>, Error>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
-    count(shared, rule, Tier::None, Outcome::Bypass);
     let member = Member {
         forward: Some(Forward::Method),
         ..Member::default()
@@ -206,21 +243,28 @@ fn count(shared: &Shared, rule: &Rule, tier: Tier, outcome: Outcome) {
 }
 
 impl<S> Exchange<S> {
-    async fn run<B>(self, req: ServiceRequest) -> Result<Response<B>, Error>
+    /// Goes on from what memory had, which is nothing that answers at once.
+    async fn run<B>(self, req: ServiceRequest, found: Option<Found>) -> Result<Response<B>, Error>
     where
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
     {
-        let mut found = self
-            .shared
-            .find(Tier::Memory, &self.key, req.headers())
-            .await;
+        let mut found = match found {
+            Some(found) => found,
+            None => {
+                self.shared
+                    .find(Tier::Memory, &self.key, req.headers())
+                    .await
+            }
+        };
         let now = self.shared.now();
         if let Some(entry) = &found.entry {
             match self.decide(&found, now) {
-                Decision::Fresh => return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit)),
+                Decision::Fresh => {
+                    return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit, now));
+                }
                 Decision::Stale => {
-                    return Ok(self.answer(req, entry, Tier::Memory, Outcome::Stale));
+                    return Ok(self.answer(req, entry, Tier::Memory, Outcome::Stale, now));
                 }
                 Decision::StaleWhileRevalidate => {
                     let entry = Arc::clone(entry);
@@ -240,7 +284,7 @@ impl<S> Exchange<S> {
                 if let Some(entry) = &in_redis.entry
                     && self.decide(&in_redis, now) != Decision::Revalidate
                 {
-                    return Ok(self.answer(req, entry, Tier::Redis, Outcome::Hit));
+                    return Ok(self.answer(req, entry, Tier::Redis, Outcome::Hit, now));
                 }
             }
             if self.wishes.only_if_cached {
@@ -269,7 +313,7 @@ impl<S> Exchange<S> {
                     if let Some(entry) = &again.entry
                         && self.decide(&again, now) == Decision::Fresh
                     {
-                        return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit));
+                        return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit, now));
                     }
                     if again.entry.is_some() {
                         found = again;
@@ -355,15 +399,15 @@ impl<S> Exchange<S> {
         entry: &Entry,
         tier: Tier,
         outcome: Outcome,
+        now: Millis,
     ) -> Response<B> {
-        let response = self.serve(
-            req.method(),
-            req.headers(),
-            entry,
+        let served = Served {
             tier,
             outcome,
-            Member::default(),
-        );
+            now,
+            member: Member::default(),
+        };
+        let response = self.serve(req.method(), req.headers(), entry, served);
         self.own(req, response)
     }
 
@@ -372,13 +416,16 @@ impl<S> Exchange<S> {
         method: &Method,
         headers: &HeaderMap,
         entry: &Entry,
-        tier: Tier,
-        outcome: Outcome,
-        member: Member,
+        served: Served,
     ) -> HttpResponse<OwnBody> {
-        let now = self.shared.now();
+        let Served {
+            tier,
+            outcome,
+            now,
+            member,
+        } = served;
         let member = Member {
-            ttl: Some(entry.head.lifetime.ttl(now).div_euclid(1000)),
+            ttl: Some(ttl(&entry.head, now)),
             ..member
         };
         if self.shared.config.track_stats {
@@ -412,17 +459,21 @@ impl<S> Exchange<S> {
         let flight_key = self.flight_key(found.index.as_ref(), req.headers());
         let lead = match self.shared.flights.join(&flight_key) {
             Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
-            _ => return self.answer(req, &entry, Tier::Memory, Outcome::Stale),
+            _ => {
+                return {
+                    let now = self.shared.now();
+                    self.answer(req, &entry, Tier::Memory, Outcome::Stale, now)
+                };
+            }
         };
         let client = fill::stand_in(&req);
-        let response = self.serve(
-            req.method(),
-            req.headers(),
-            &entry,
-            Tier::Memory,
-            Outcome::Stale,
-            Member::default(),
-        );
+        let served = Served {
+            tier: Tier::Memory,
+            outcome: Outcome::Stale,
+            now: self.shared.now(),
+            member: Member::default(),
+        };
+        let response = self.serve(req.method(), req.headers(), &entry, served);
         let service = Rc::clone(&self.service);
         let fill = self.fill(lead, found);
         actix_rt::spawn(fill.run(service, req, None));
@@ -479,7 +530,14 @@ impl<S> Exchange<S> {
                 Ok(res.map_into_left_body())
             }
             Reply::Entry(req, entry, tier, outcome, member) => Ok(respond(req, &|headers| {
-                self.serve(&Method::GET, headers, &entry, tier, outcome, member)
+                let now = self.shared.now();
+                let served = Served {
+                    tier,
+                    outcome,
+                    now,
+                    member,
+                };
+                self.serve(&Method::GET, headers, &entry, served)
             })),
             Reply::Stream(req, head, reader, member) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
@@ -520,7 +578,14 @@ impl<S> Exchange<S> {
                 let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);
                 let member = if hit { Member::default() } else { member };
                 let outcome = if hit { outcome } else { Outcome::Collapsed };
-                Follow::Answer(self.serve(req.method(), headers, &entry, tier, outcome, member))
+                let now = self.shared.now();
+                let served = Served {
+                    tier,
+                    outcome,
+                    now,
+                    member,
+                };
+                Follow::Answer(self.serve(req.method(), headers, &entry, served))
             }
             Landing::Streaming(head, length) if selects(&head) => {
                 let Some(reader) = flight.reader(length) else {
@@ -575,6 +640,14 @@ impl<S> Exchange<S> {
         let response = self.problem(StatusCode::GATEWAY_TIMEOUT, member);
         self.own(req, response)
     }
+}
+
+/// How a stored response is served.
+struct Served {
+    tier: Tier,
+    outcome: Outcome,
+    now: Millis,
+    member: Member,
 }
 
 /// What a follower does next.

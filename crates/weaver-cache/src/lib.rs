@@ -75,7 +75,7 @@ pub use config::{CacheConfig, CachePattern};
 pub use handle::{CacheHandle, CacheStore, PurgeError};
 pub use identity::Principal;
 pub use journal::{Position, Purge};
-pub use middleware::{ResponseCache, ResponseCacheService};
+pub use middleware::{CacheFuture, ResponseCache, ResponseCacheService};
 pub use respond::CacheBody;
 pub use rule::{Pattern, QueryRule, Rule};
 pub use weaver_cache_policy as policy;

@@ -1,6 +1,7 @@
 //! The memory tier: moka, bounded in bytes.
 
 use crate::entry::Record;
+use futures_util::FutureExt as _;
 use moka::{Expiry, future::Cache, policy::EvictionPolicy};
 use std::{
     sync::Arc,
@@ -49,6 +50,12 @@ impl Memory {
             .expire_after(ByUsefulness)
             .build();
         Self { cache }
+    }
+
+    /// [`Self::get`] without waiting; `None` where it would have to, while another thread tends the
+    /// cache.
+    pub(crate) fn get_now(&self, key: &[u8]) -> Option<Option<Record>> {
+        self.get(key).now_or_never()
     }
 
     pub(crate) async fn get(&self, key: &[u8]) -> Option<Record> {

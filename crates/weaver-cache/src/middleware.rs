@@ -1,6 +1,6 @@
 use crate::{
     CacheConfig, CacheHandle, CacheStore, Rule,
-    exchange::{self, Response},
+    exchange::{self, Begun, Response},
     flight::{Budget, Flights},
     identity::Secret,
     journal::PurgeLog,
@@ -18,8 +18,10 @@ use actix_web::{
 use futures_util::future::LocalBoxFuture;
 use std::{
     future::{Ready, ready},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
 };
 
 /// The response cache, an Actix middleware.
@@ -130,15 +132,40 @@ where
 {
     type Response = Response<B>;
     type Error = Error;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Error>>;
+    type Future = CacheFuture<B>;
 
     forward_ready!(service);
 
     fn call(&self, req: ServiceRequest) -> Self::Future {
-        Box::pin(exchange::handle(
-            Arc::clone(&self.shared),
-            Rc::clone(&self.service),
-            req,
-        ))
+        match exchange::begin(&self.shared, &self.service, req) {
+            Begun::Answered(response) => CacheFuture(State::Answered(Some(response))),
+            Begun::Later(future) => CacheFuture(State::Later(future)),
+        }
+    }
+}
+
+/// The future of [`ResponseCacheService`]: for a hit in memory, the answer itself.
+pub struct CacheFuture<B>(State<B>);
+
+enum State<B> {
+    Answered(Option<Response<B>>),
+    Later(LocalBoxFuture<'static, Result<Response<B>, Error>>),
+}
+
+// Nothing in it is pinned in place: the response is moved out, the other future is boxed.
+impl<B> Unpin for CacheFuture<B> {}
+
+impl<B> Future for CacheFuture<B> {
+    type Output = Result<Response<B>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            State::Later(future) => future.as_mut().poll(cx),
+            State::Answered(response) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                // Polled after its end, which is the caller's fault and no reason to panic.
+                None => Poll::Pending,
+            },
+        }
     }
 }

@@ -82,6 +82,40 @@ impl Shared {
         }
     }
 
+    /// [`Self::find`] in memory without waiting; `None` where it would have to.
+    pub(crate) fn find_now(&self, key: &[u8], headers: &HeaderMap) -> Option<Found> {
+        let Some(memory) = &self.memory else {
+            return Some(Found::default());
+        };
+        let (entry, index) = match memory.get_now(key)? {
+            None => return Some(Found::default()),
+            Some(Record::Entry(entry)) => (entry, None),
+            // Variants are rare enough to take the other way.
+            Some(Record::Index(_, index)) => {
+                let secret = self.secret.bytes();
+                let view = MapFields(headers);
+                let variant = index
+                    .variants
+                    .iter()
+                    .find(|variant| variant.matches(secret, &view))?;
+                let key = key::of_variant(key, &index.nonce, &variant.digest);
+                match memory.get_now(&key)? {
+                    Some(Record::Entry(entry)) => (entry, Some(index)),
+                    _ => return None,
+                }
+            }
+        };
+        match self.log.judge(&entry) {
+            // The other way removes it.
+            Verdict::Dead => None,
+            verdict => Some(Found {
+                entry: Some(entry),
+                softly_purged: verdict == Verdict::Stale,
+                index,
+            }),
+        }
+    }
+
     /// What a tier has under a key for a request with these headers.
     pub(crate) async fn find(&self, tier: Tier, key: &[u8], headers: &HeaderMap) -> Found {
         match self.get(tier, key).await {

@@ -38,8 +38,11 @@ struct Inner {
 
 /// The counters of one route, looked up once.
 #[derive(Clone, Debug)]
-pub struct RouteHttpMetrics {
-    by_class: Arc<[Counter; CLASSES.len()]>,
+pub struct RouteHttpMetrics(Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    by_class: [Counter; CLASSES.len()],
     duration: Histogram,
 }
 
@@ -80,17 +83,17 @@ impl HttpMetrics {
         } else {
             "other".into()
         };
-        let counters = RouteHttpMetrics {
-            by_class: Arc::new(CLASSES.map(|status| {
+        let counters = RouteHttpMetrics(Arc::new(Counted {
+            by_class: CLASSES.map(|status| {
                 self.inner.requests.get_or_create_owned(&StatusLabels {
                     route: Arc::clone(&name),
                     status,
                 })
-            })),
+            }),
             duration: self.inner.durations.get_or_create_owned(&RouteLabels {
                 route: Arc::clone(&name),
             }),
-        };
+        }));
         routes.entry(name).or_insert(counters).clone()
     }
 }
@@ -99,7 +102,7 @@ impl RouteHttpMetrics {
     /// Counts a response with that status.
     pub fn count(&self, status: u16, took: Duration) {
         let class = usize::from((status / 100).clamp(1, 5)) - 1;
-        self.by_class[class].inc();
-        self.duration.observe(took.as_secs_f64());
+        self.0.by_class[class].inc();
+        self.0.duration.observe(took.as_secs_f64());
     }
 }

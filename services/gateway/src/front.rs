@@ -13,7 +13,7 @@ use crate::{
     limit::{Budget, Subject},
     problem::problem,
     proxy::TrailerSlot,
-    routes::Matched,
+    routes::{Matched, Target},
     server::wire::Wire,
     state::State,
 };
@@ -29,22 +29,23 @@ use actix_web::{
 };
 use body::FrontBody;
 use client::Client;
-use futures_util::future::LocalBoxFuture;
+use pin_project_lite::pin_project;
 use std::{
-    future::{Ready, ready},
+    future::{Ready, ready as ready_now},
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 use weaver_cache::{Principal, Rule};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of a request once it is let in.
-#[derive(Clone)]
 pub(crate) struct Admitted {
     pub(crate) matched: Matched,
     pub(crate) identity: Option<Arc<Identity>>,
@@ -55,7 +56,7 @@ pub(crate) struct Admitted {
 /// The cache's rule for a request that was let in.
 pub(crate) fn rule_of(req: &ServiceRequest) -> Option<Arc<Rule>> {
     req.extensions()
-        .get::<Admitted>()
+        .get::<Rc<Admitted>>()
         .and_then(|admitted| admitted.matched.rule.clone())
 }
 
@@ -81,16 +82,16 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(FrontService {
+        ready_now(Ok(FrontService {
             state: Arc::clone(&self.state),
-            service: Rc::new(service),
+            service,
         }))
     }
 }
 
 pub(crate) struct FrontService<S> {
     state: Arc<State>,
-    service: Rc<S>,
+    service: S,
 }
 
 impl<S, B> Service<ServiceRequest> for FrontService<S>
@@ -100,11 +101,11 @@ where
 {
     type Response = ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>;
     type Error = Error;
-    type Future = LocalBoxFuture<'static, Result<Self::Response, Error>>;
+    type Future = FrontFuture<S::Future>;
 
     forward_ready!(service);
 
-    fn call(&self, mut req: ServiceRequest) -> Self::Future {
+    fn call(&self, req: ServiceRequest) -> Self::Future {
         let started = Instant::now();
         let state = Arc::clone(&self.state);
         let request_id = request_id(req.headers());
@@ -118,21 +119,26 @@ where
                 matched
                     .metrics
                     .count(response.status().as_u16(), started.elapsed());
-                let response = req
-                    .into_response(response)
-                    .map_body(|_, body| EitherBody::right(body));
-                return Box::pin(ready(Ok(response)));
+                let response = req.into_response(response);
+                return FrontFuture::Refused {
+                    response: Some(response),
+                };
             }
         };
-        req.headers_mut().insert(X_REQUEST_ID, request_id.clone());
-        let metrics = admitted.matched.metrics.clone();
-        let origin = cors::origin(&state.config.cors, req.headers());
-        let own = !matches!(admitted.matched.target, crate::routes::Target::Route(_));
-        let log = state
-            .config
-            .telemetry
-            .access_log
-            .then(|| access_log(&req, &admitted));
+        let admitted = Rc::new(admitted);
+        let after = After {
+            started,
+            origin: cors::origin(&state.config.cors, req.headers()),
+            log: state
+                .config
+                .telemetry
+                .access_log
+                .then(|| access_log(&req, &admitted)),
+            wire: req.conn_data::<Wire>().cloned(),
+            admitted: Rc::clone(&admitted),
+            budget,
+            state,
+        };
         {
             let mut extensions = req.extensions_mut();
             if let Some(identity) = &admitted.identity {
@@ -140,41 +146,104 @@ where
             }
             extensions.insert(admitted);
         }
-        let wire = req.conn_data::<Wire>().cloned();
-        let service = Rc::clone(&self.service);
-        Box::pin(async move {
-            let mut res = service.call(req).await?;
-            let status = res.status().as_u16();
-            let took = started.elapsed();
-            metrics.count(status, took);
-            let headers = res.headers_mut();
-            headers.insert(X_REQUEST_ID, request_id);
-            if own || state.config.server.security_headers == SecurityHeaders::All {
-                security(&state, headers);
-            }
-            if let Some(origin) = &origin {
-                cors::allow(&state.config.cors, origin, headers);
-            }
-            if let (Some(limiter), Some(budget)) = (&state.limiter, budget) {
-                limit_fields(limiter, &budget, headers);
-            }
-            if let Some(log) = log {
-                log(status, took);
-            }
-            let slot = res.response_mut().extensions_mut().remove::<TrailerSlot>();
-            Ok(res.map_body(|_, body| EitherBody::left(FrontBody::new(body, slot, wire))))
-        })
+        FrontFuture::Inner {
+            answer: self.service.call(req),
+            after: Some(after),
+        }
     }
 }
 
-fn access_log(
-    req: &ServiceRequest,
-    admitted: &Admitted,
-) -> impl FnOnce(u16, std::time::Duration) + use<> {
+pin_project! {
+    /// A request's future in the front: refused at once, or with the cache and what is behind it.
+    #[project = FrontProject]
+    pub(crate) enum FrontFuture<F> {
+        Refused { response: Option<ServiceResponse> },
+        Inner {
+            #[pin]
+            answer: F,
+            after: Option<After>,
+        },
+    }
+}
+
+impl<F, B> Future for FrontFuture<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, Error>>,
+    B: MessageBody,
+{
+    type Output = Result<ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            FrontProject::Refused { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map_into_right_body())),
+                None => Poll::Pending,
+            },
+            FrontProject::Inner { answer, after } => {
+                let res = ready!(answer.poll(cx))?;
+                match after.take() {
+                    Some(after) => Poll::Ready(Ok(after.finish(res))),
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+type Log = Box<dyn FnOnce(u16, Duration)>;
+
+/// What is left to do once there is a response.
+pub(crate) struct After {
+    state: Arc<State>,
+    admitted: Rc<Admitted>,
+    started: Instant,
+    origin: Option<HeaderValue>,
+    budget: Option<Budget>,
+    log: Option<Log>,
+    wire: Option<Wire>,
+}
+
+impl After {
+    fn finish<B: MessageBody>(
+        self,
+        mut res: ServiceResponse<B>,
+    ) -> ServiceResponse<EitherBody<FrontBody<B>, BoxBody>> {
+        let Self {
+            state,
+            admitted,
+            started,
+            origin,
+            budget,
+            log,
+            wire,
+        } = self;
+        let (status, took) = (res.status().as_u16(), started.elapsed());
+        admitted.matched.metrics.count(status, took);
+        let headers = res.headers_mut();
+        headers.insert(X_REQUEST_ID, admitted.request_id.clone());
+        let own = !matches!(admitted.matched.target, Target::Route(_));
+        if own || state.config.server.security_headers == SecurityHeaders::All {
+            security(&state, headers);
+        }
+        if let Some(origin) = &origin {
+            cors::allow(&state.config.cors, origin, headers);
+        }
+        if let (Some(limiter), Some(budget)) = (&state.limiter, budget) {
+            limit_fields(limiter, &budget, headers);
+        }
+        if let Some(log) = log {
+            log(status, took);
+        }
+        let slot = res.response_mut().extensions_mut().remove::<TrailerSlot>();
+        res.map_body(|_, body| EitherBody::left(FrontBody::new(body, slot, wire)))
+    }
+}
+
+fn access_log(req: &ServiceRequest, admitted: &Admitted) -> Log {
     let (method, path) = (req.method().clone(), req.path().to_owned());
     let request_id = admitted.request_id.clone();
     let client = admitted.client.address;
-    move |status, took| {
+    Box::new(move |status, took: Duration| {
         tracing::info!(
             target: "weaver_gateway::access",
             method = method.as_str(),
@@ -184,7 +253,7 @@ fn access_log(
             client = client.map(|client| client.to_string()),
             request_id = request_id.to_str().unwrap_or(""),
         );
-    }
+    })
 }
 
 type Refused = Box<HttpResponse>;
@@ -227,7 +296,7 @@ fn admit(
     }
     let wants_text = req.path() == "/metrics" && crate::builtin::wants_text(headers);
     let matched = state.routes.find(req.path(), wants_text);
-    let open = matches!(matched.target, crate::routes::Target::Health);
+    let open = matches!(matched.target, Target::Health);
     let identity = if open {
         None
     } else {

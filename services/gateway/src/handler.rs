@@ -9,6 +9,7 @@ use crate::{
     state::State,
 };
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, web};
+use std::rc::Rc;
 
 pub(crate) async fn handle(
     req: HttpRequest,
@@ -16,7 +17,7 @@ pub(crate) async fn handle(
     state: web::Data<State>,
     clients: web::Data<Clients>,
 ) -> HttpResponse {
-    let admitted = req.extensions().get::<Admitted>().cloned();
+    let admitted = req.extensions().get::<Rc<Admitted>>().cloned();
     let Some(admitted) = admitted else {
         // The front admits every request that comes here.
         return problem(

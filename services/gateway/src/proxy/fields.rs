@@ -74,6 +74,9 @@ pub(super) fn of_request(
         .unwrap_or("");
     put(&mut fields, "host", host.unwrap_or(own_host), false);
     put(&mut fields, "via", "1.1 weaver", true);
+    if let Ok(id) = http::HeaderValue::from_bytes(admitted.request_id.as_bytes()) {
+        fields.insert("x-request-id", id);
+    }
     forwarded(&mut fields, client.peer, own_host, client.https);
     // TE is of one hop, but trailers are wanted by whoever says so to us (RFC 9110 §10.1.4).
     let trailers = given.get_all("te").any(|line| {

@@ -445,3 +445,147 @@ async fn nginx_files_are_cached_byte_for_byte() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_part_is_kept_and_completed_when_the_whole_is_asked_for() -> Result<()> {
+    let origin = Origin::start(|head, mut stream| async move {
+        let head = head.to_lowercase();
+        let fields = "cache-control: max-age=60\r\netag: \"v1\"\r\n";
+        let answer = if head.contains("range: bytes=0-4\r\n") {
+            format!("HTTP/1.1 206 Partial Content\r\n{fields}content-range: bytes 0-4/10\r\ncontent-length: 5\r\n\r\n01234")
+        } else if head.contains("range: bytes=5-\r\n") && head.contains("if-range: \"v1\"\r\n") {
+            format!("HTTP/1.1 206 Partial Content\r\n{fields}content-range: bytes 5-9/10\r\ncontent-length: 5\r\n\r\n56789")
+        } else {
+            ok("whole", fields)
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    let ask = async |range: Option<&str>| {
+        let mut request = client().get(gateway.url("/"));
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        let range = field(&answer, "content-range").to_owned();
+        Ok::<_, anyhow::Error>((status, range, answer.text().await?))
+    };
+    assert_eq!(
+        ask(Some("bytes=0-4")).await?,
+        (206, "bytes 0-4/10".into(), "01234".into())
+    );
+    assert_eq!(
+        ask(Some("bytes=1-2")).await?,
+        (206, "bytes 1-2/10".into(), "12".into())
+    );
+    assert_eq!(origin.requests(), 1);
+    assert_eq!(ask(None).await?, (200, String::new(), "0123456789".into()));
+    assert_eq!(ask(None).await?, (200, String::new(), "0123456789".into()));
+    assert_eq!(
+        ask(Some("bytes=8-")).await?,
+        (206, "bytes 8-9/10".into(), "89".into())
+    );
+    assert_eq!(origin.requests(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn halves_of_different_wholes_are_never_combined() -> Result<()> {
+    let origin = Origin::start(|head, mut stream| async move {
+        let head = head.to_lowercase();
+        let part = |tag: &str, range: &str, body: &str| {
+            format!("HTTP/1.1 206 Partial Content\r\ncache-control: max-age=60\r\netag: {tag}\r\ncontent-range: bytes {range}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        };
+        // This origin ignores If-Range.
+        let answer = if head.contains("range: bytes=0-4\r\n") {
+            part("\"v1\"", "0-4/10", "01234")
+        } else if head.contains("range: bytes=5-\r\n") {
+            part("\"v2\"", "5-9/10", "fghij")
+        } else {
+            ok("abcdefghij", "cache-control: max-age=60\r\netag: \"v2\"\r\n")
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    client()
+        .get(gateway.url("/"))
+        .header("range", "bytes=0-4")
+        .send()
+        .await?
+        .text()
+        .await?;
+    let whole = client().get(gateway.url("/")).send().await?;
+    assert_eq!(
+        (whole.status().as_u16(), whole.text().await?.as_str()),
+        (200, "abcdefghij")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_head_freshens_what_it_describes_and_a_post_may_bring_what_a_get_would() -> Result<()> {
+    let origin = Origin::start(|head, mut stream| async move {
+        let answer = if head.starts_with("HEAD") {
+            "HTTP/1.1 200 OK\r\netag: \"v1\"\r\ncache-control: max-age=60\r\nx-new: 1\r\n\r\n"
+                .to_owned()
+        } else if head.starts_with("POST") {
+            ok(
+                "posted",
+                "content-location: /posted\r\ncache-control: max-age=60\r\n",
+            )
+        } else {
+            ok("body", "etag: \"v1\"\r\ncache-control: max-age=1\r\n")
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    client().get(gateway.url("/")).send().await?.text().await?;
+    sleep(Duration::from_millis(1100)).await;
+    client().head(gateway.url("/")).send().await?;
+    let fresh = client().get(gateway.url("/")).send().await?;
+    assert!(
+        field(&fresh, "cache-status").starts_with("weaver; hit"),
+        "{fresh:?}"
+    );
+    assert_eq!(
+        (field(&fresh, "x-new"), fresh.status().as_u16()),
+        ("1", 200)
+    );
+    assert_eq!(origin.requests(), 2);
+    assert_eq!(
+        client()
+            .post(gateway.url("/posted"))
+            .send()
+            .await?
+            .text()
+            .await?,
+        "posted"
+    );
+    let got = client().get(gateway.url("/posted")).send().await?;
+    assert!(
+        field(&got, "cache-status").starts_with("weaver; hit"),
+        "{got:?}"
+    );
+    assert_eq!(got.text().await?, "posted");
+    assert_eq!(origin.requests(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_came_without_a_date_keeps_the_time_of_its_coming() -> Result<()> {
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    let first = client().get(gateway.url("/")).send().await?;
+    sleep(Duration::from_millis(1100)).await;
+    let second = client().get(gateway.url("/")).send().await?;
+    assert_eq!(field(&first, "date"), field(&second, "date"));
+    assert_eq!(field(&second, "age"), "1");
+    Ok(())
+}

@@ -45,7 +45,7 @@ impl Exchange {
     /// Whether a chunked body has its end.
     #[must_use]
     pub fn has_last_chunk(&self) -> bool {
-        self.bytes.windows(5).any(|window| window == b"0\r\n\r\n")
+        self.body().windows(5).any(|window| window == b"0\r\n\r\n")
     }
 }
 

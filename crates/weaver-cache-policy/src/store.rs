@@ -78,6 +78,13 @@ pub fn assess<Q: Headers + ?Sized, A: Headers + ?Sized>(
         (_, Some(lifetime)) => (lifetime, false),
         (Mode::Standard, None) => (guess(policy, answered, &says, date, last_modified), true),
     };
+    // §3: without explicit freshness, only what is marked cacheable or has a status that allows a
+    // guess.
+    let marked = says.public
+        || (asked.partitioned && !matches!(says.private, crate::directives::Qualified::Absent));
+    if heuristic && !marked && !HEURISTIC.contains(&answered.status) {
+        return Err(Bypass::NoFreshness);
+    }
     if heuristic && fresh_for > 0 && headers.has("set-cookie") {
         // Nobody said that this response may be reused, and it may set up one user's session.
         return Err(Bypass::SetCookie);
@@ -220,6 +227,17 @@ fn initial_age<A: Headers + ?Sized>(answered: &Answered<'_, A>, date: Option<Mil
     // Date has whole seconds, so that a response of this very second looks up to one second old.
     let apparent = if apparent < 1000 { 0 } else { apparent };
     apparent.max(value * 1000 + delay)
+}
+
+/// Whether a response says itself how long it is fresh (RFC 9111 §4.2.1), which a response to POST
+/// must to be stored (RFC 9110 §9.3.3).
+#[must_use]
+pub fn is_explicitly_fresh<A: Headers + ?Sized>(
+    policy: &Policy,
+    answered: &Answered<'_, A>,
+) -> bool {
+    let says = ResponseDirectives::of(answered.headers, &policy.targets);
+    explicit_lifetime(&says, answered, None).is_some()
 }
 
 /// Fields that a stored response leaves out besides the hop-by-hop ones: those that `private` or

@@ -1,11 +1,14 @@
 //! One request's way through the cache.
 
+mod origin;
+
 use crate::{
     Principal, Rule,
     entry::{Entry, Head, Index, MapFields},
     fill::{self, Fill, Reply},
     flight::{Flight, Joined, Landing, Lead},
     key::{self, Target},
+    partial,
     respond::{self, CacheBody, Client, OwnBody},
     shared::{Found, Shared},
 };
@@ -109,7 +112,7 @@ where
         return Begun::Later(Box::pin(async move {
             count(&shared, &rule, Tier::None, Outcome::Bypass);
             match way {
-                Past::Unsafe => unsafe_request(&shared, &*service, req).await,
+                Past::Unsafe => origin::unsafe_request(shared, service, rule, traits, req).await,
                 Past::Bypass(reason, forward) => {
                     let (forward, detail) = (Some(forward), Some(reason.as_str()));
                     let member = Member {
@@ -117,28 +120,12 @@ where
                         detail,
                         ..Member::default()
                     };
-                    pass(&shared, &*service, req, member).await
+                    origin::pass(&shared, &*service, req, member).await
                 }
             }
         }));
     }
-    let started = Instant::now();
-    let (keyed, principal) = keyed(shared, &rule, &req);
-    let exchange = Exchange {
-        wishes: if traits.directives {
-            Wishes::of(&MapFields(req.headers()), &rule.policy)
-        } else {
-            Wishes::none()
-        },
-        key: keyed.key,
-        partitioned: keyed.partitioned,
-        shared: Arc::clone(shared),
-        service: Rc::clone(service),
-        principal,
-        started,
-        rule,
-        traits,
-    };
+    let exchange = Exchange::new(shared, service, rule, traits, &req);
     let now = shared.now();
     let found = shared.find_now(&exchange.key, req.headers());
     if let Some(found) = &found
@@ -200,42 +187,6 @@ fn keyed(shared: &Shared, rule: &Rule, req: &ServiceRequest) -> (key::Keyed, boo
     (keyed, principal.is_some())
 }
 
-/// The response of the origin as it is, with our member in Cache-Status.
-async fn pass<S, B>(
-    shared: &Shared,
-    service: &S,
-    req: ServiceRequest,
-    member: Member,
-) -> Result<Response<B>, Error>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-{
-    let mut res = service.call(req).await?;
-    respond::add_status(res.headers_mut(), member, &shared.config.name);
-    Ok(res.map_into_left_body())
-}
-
-/// RFC 9111 §4.4.
-async fn unsafe_request<S, B>(
-    shared: &Arc<Shared>,
-    service: &S,
-    req: ServiceRequest,
-) -> Result<Response<B>, Error>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-{
-    let member = Member {
-        forward: Some(Forward::Method),
-        ..Member::default()
-    };
-    let mut res = service.call(req).await?;
-    if invalidation::is_non_error(res.status().as_u16()) {
-        crate::invalidate::after(shared, &res);
-    }
-    respond::add_status(res.headers_mut(), member, &shared.config.name);
-    Ok(res.map_into_left_body())
-}
-
 fn count(shared: &Shared, rule: &Rule, tier: Tier, outcome: Outcome) {
     if shared.config.track_stats {
         rule.counters(&shared.metrics).count(tier, outcome.as_str());
@@ -243,6 +194,32 @@ fn count(shared: &Shared, rule: &Rule, tier: Tier, outcome: Outcome) {
 }
 
 impl<S> Exchange<S> {
+    fn new(
+        shared: &Arc<Shared>,
+        service: &Rc<S>,
+        rule: Arc<Rule>,
+        traits: Traits,
+        req: &ServiceRequest,
+    ) -> Self {
+        let started = Instant::now();
+        let (keyed, principal) = keyed(shared, &rule, req);
+        Self {
+            wishes: if traits.directives {
+                Wishes::of(&MapFields(req.headers()), &rule.policy)
+            } else {
+                Wishes::none()
+            },
+            key: keyed.key,
+            partitioned: keyed.partitioned,
+            shared: Arc::clone(shared),
+            service: Rc::clone(service),
+            principal,
+            started,
+            rule,
+            traits,
+        }
+    }
+
     /// Goes on from what memory had, which is nothing that answers at once.
     async fn run<B>(self, req: ServiceRequest, found: Option<Found>) -> Result<Response<B>, Error>
     where
@@ -287,15 +264,25 @@ impl<S> Exchange<S> {
                     return Ok(self.answer(req, entry, Tier::Redis, Outcome::Hit, now));
                 }
             }
+            if self.traits.range
+                && *req.method() == Method::GET
+                && let Some(response) = self.answer_range(req.headers(), now).await
+            {
+                return Ok(self.own(req, response));
+            }
             if self.wishes.only_if_cached {
                 return Ok(self.not_cached(req));
             }
-            count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
-            let member = Member {
-                forward: Some(self.forward(&found)),
-                ..Member::default()
+            if *req.method() == Method::HEAD {
+                return self.head(req, found).await;
+            }
+            // What is stored and stale is validated by a request for the whole, not by one for a
+            // range.
+            let found = Found {
+                entry: None,
+                ..found
             };
-            return pass(&self.shared, &*self.service, req, member).await;
+            return self.lead(req, Lead::solo(), found).await;
         }
         let insists = found.entry.is_some() && self.wishes.no_cache;
         if self.shared.is_marked(&self.key).await {
@@ -445,6 +432,36 @@ impl<S> Exchange<S> {
         )
     }
 
+    /// Answers a range request from a stored part, if there is a fresh one that has it.
+    async fn answer_range(
+        &self,
+        headers: &HeaderMap,
+        now: Millis,
+    ) -> Option<HttpResponse<OwnBody>> {
+        if self.wishes.no_cache {
+            return None;
+        }
+        let key = partial::key(&self.key);
+        for tier in [Tier::Memory, Tier::Redis] {
+            let found = self.shared.find(tier, &key, headers).await;
+            let Some(entry) = &found.entry else { continue };
+            if self.decide(&found, now) != Decision::Fresh {
+                continue;
+            }
+            let Some((held, part)) = partial::select(entry, headers, now) else {
+                continue;
+            };
+            count(&self.shared, &self.rule, tier, Outcome::Hit);
+            let member = Member {
+                ttl: Some(ttl(&entry.head, now)),
+                ..Member::default()
+            };
+            let name = &self.shared.config.name;
+            return Some(respond::from_part(entry, held, part, now, member, name));
+        }
+        None
+    }
+
     /// RFC 5861 §3: the client gets what is stored, and the request goes on to refresh it.
     fn answer_and_refresh<B>(
         self,
@@ -496,6 +513,7 @@ impl<S> Exchange<S> {
             stored: found.entry,
             softly_purged: found.softly_purged,
             index: found.index,
+            ranged: self.traits.range,
         }
     }
 
@@ -517,6 +535,16 @@ impl<S> Exchange<S> {
         let Ok(reply) = answer.await else {
             return Err(ErrorInternalServerError("the handler did not answer"));
         };
+        self.deliver(reply, own_headers)
+    }
+
+    /// Makes the leader's response of what its fill has replied. `own_headers` are the client's,
+    /// where the fill has changed them.
+    fn deliver<B>(
+        &self,
+        reply: Reply<B>,
+        own_headers: Option<HeaderMap>,
+    ) -> Result<Response<B>, Error> {
         let respond = |req: HttpRequest, make: &dyn Fn(&HeaderMap) -> HttpResponse<OwnBody>| {
             let response = make(own_headers.as_ref().unwrap_or_else(|| req.headers()));
             ServiceResponse::new(req, response)

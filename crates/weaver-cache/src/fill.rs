@@ -10,6 +10,7 @@ use crate::{
     entry::{Entry, Fields, Head, Index, MapFields, StoredFields},
     flight::{Broken, Landing, Lead, Reader, Reserved},
     key::KeyBytes,
+    partial,
     shared::{Found, Shared, unchecked},
 };
 use actix_http::body::{BodySize, MessageBody};
@@ -33,7 +34,7 @@ use std::{
 };
 use tokio::{sync::oneshot, time::timeout};
 use weaver_cache_policy::{
-    Bypass, Lifetime, Millis, Outcome,
+    Bypass, Lifetime, Millis, Outcome, date,
     reuse::{self, Decision, Wishes},
     status::{Forward, Member},
     store::{self, Answered, Asked},
@@ -72,14 +73,37 @@ pub(crate) struct Fill {
     pub(crate) stored: Option<Arc<Entry>>,
     pub(crate) softly_purged: bool,
     pub(crate) index: Option<Arc<Index>>,
+    /// Whether the client asked for a range, which goes to the origin as it is.
+    pub(crate) ranged: bool,
 }
 
 /// When a fetch was sent and its head received.
-struct Times {
-    position: crate::Position,
-    begun: Instant,
-    requested_at: Millis,
-    received_at: Millis,
+pub(crate) struct Times {
+    pub(crate) position: crate::Position,
+    pub(crate) begun: Instant,
+    pub(crate) requested_at: Millis,
+    pub(crate) received_at: Millis,
+}
+
+impl Times {
+    /// A fetch that begins now.
+    pub(crate) fn begin(shared: &Shared) -> Self {
+        let now = shared.now();
+        Self {
+            position: shared.log.head(),
+            begun: Instant::now(),
+            requested_at: now,
+            received_at: now,
+        }
+    }
+
+    /// The same, with its head received now.
+    pub(crate) fn received(self, shared: &Shared) -> Self {
+        Self {
+            received_at: shared.now(),
+            ..self
+        }
+    }
 }
 
 impl Fill {
@@ -125,10 +149,27 @@ impl Fill {
         if reply.is_none() {
             req.extensions_mut().insert(Detached);
         }
-        let position = self.shared.log.head();
-        let (begun, requested_at) = (Instant::now(), self.shared.now());
-        prepare(req.headers_mut(), self.stored.as_deref());
-        let res = match service.call(req).await {
+        let mut times = Times::begin(&self.shared);
+        let mut beginning = None;
+        if !self.ranged {
+            prepare(req.headers_mut(), self.stored.as_deref());
+            beginning = self.stored_beginning(&mut req).await;
+        }
+        let mut answer = service.call(req).await;
+        if let (Some(part), Ok(res)) = (&beginning, &answer)
+            && matches!(res.status().as_u16(), 206 | 416)
+            && partial::completes(part, res.headers()).is_none()
+            && let Ok(res) = answer
+        {
+            // What came does not go with what is stored: once more, for the whole.
+            let mut req = ServiceRequest::from_request(res.into_parts().0);
+            req.match_info_mut().reset();
+            prepare(req.headers_mut(), None);
+            beginning = None;
+            times = Times::begin(&self.shared);
+            answer = service.call(req).await;
+        }
+        let res = match answer {
             Ok(res) => res,
             Err(error) => {
                 self.lead.flight.land(Landing::Alone);
@@ -136,19 +177,59 @@ impl Fill {
                 return;
             }
         };
-        let received_at = self.shared.now();
-        let times = Times {
-            position,
-            begun,
-            requested_at,
-            received_at,
-        };
-        self.received(res, times, reply).await;
+        let times = times.received(&self.shared);
+        match beginning {
+            Some(part) if res.status() == StatusCode::PARTIAL_CONTENT => {
+                self.complete(&part, res, times, reply).await;
+            }
+            _ => self.received(res, times, reply).await,
+        }
+    }
+
+    /// A stored beginning of what is asked for; the request is then one for the rest.
+    async fn stored_beginning(&self, req: &mut ServiceRequest) -> Option<Arc<Entry>> {
+        if self.stored.is_some() || self.wishes.no_cache {
+            return None;
+        }
+        let key = partial::key(&self.key);
+        let part = self
+            .shared
+            .find(Tier::Memory, &key, req.headers())
+            .await
+            .entry?;
+        let fresh = part.head.lifetime.ttl(self.shared.now()) > 0;
+        (fresh && partial::ask_for_rest(&part, req.headers_mut())).then_some(part)
+    }
+
+    /// RFC 9111 §3.4: a stored beginning and the rest that came make the whole.
+    async fn complete<B>(
+        self,
+        part: &Arc<Entry>,
+        mut res: ServiceResponse<B>,
+        times: Times,
+        reply: Sender<B>,
+    ) where
+        B: MessageBody + 'static,
+    {
+        let whole = partial::completes(part, res.headers());
+        *res.response_mut().status_mut() = StatusCode::OK;
+        res.headers_mut().remove(header::CONTENT_RANGE);
+        match (whole, self.assess(&res, &times)) {
+            (Some(whole), Ok(lifetime)) => {
+                let begun = Begun {
+                    bytes: part.body.clone(),
+                    whole,
+                };
+                self.keep(res, lifetime, times, reply, Some(begun)).await;
+            }
+            // The origin has changed its mind about storing between the two halves.
+            _ => self.lead.flight.land(Landing::Abandoned),
+        }
     }
 
     /// Looks for a usable response in Redis; remembers there what may be validated.
     async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Arc<Entry>, Decision)> {
-        if self.wishes.no_cache || self.softly_purged {
+        if self.wishes.no_cache || self.softly_purged || self.ranged {
             return None;
         }
         self.shared.redis.as_ref()?;
@@ -183,8 +264,13 @@ impl Fill {
         None
     }
 
-    async fn received<B>(mut self, res: ServiceResponse<B>, times: Times, mut reply: Sender<B>)
-    where
+    /// A response has come: it replaces, confirms or is replaced by what is stored.
+    pub(crate) async fn received<B>(
+        mut self,
+        res: ServiceResponse<B>,
+        times: Times,
+        mut reply: Sender<B>,
+    ) where
         B: MessageBody + 'static,
     {
         let status = res.status();
@@ -219,13 +305,15 @@ impl Fill {
             }
         }
         match self.assess(&res, &times) {
-            Ok(lifetime) => self.keep(res, lifetime, times, reply).await,
+            Ok(lifetime) => self.keep(res, lifetime, times, reply, None).await,
             Err(reason) => self.pass(res, reason, reply).await,
         }
     }
 
     fn may_replace(&self, stored: &Entry, now: Millis) -> bool {
-        reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now)
+        // One error is no better than another.
+        !stored.head.status.is_server_error()
+            && reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now)
     }
 
     fn assess<B: MessageBody>(
@@ -233,7 +321,8 @@ impl Fill {
         res: &ServiceResponse<B>,
         times: &Times,
     ) -> Result<Lifetime, Bypass> {
-        if res.status() == StatusCode::PARTIAL_CONTENT {
+        let partial = res.status() == StatusCode::PARTIAL_CONTENT;
+        if partial && !(self.ranged && partial::is_storable(res.headers())) {
             return Err(Bypass::Partial);
         }
         let lifetime = self.lifetime(
@@ -290,7 +379,7 @@ impl Fill {
                 .flight
                 .land(Landing::Failed(res.status().as_u16()));
         } else {
-            if reason != Bypass::RequestNoStore {
+            if reason != Bypass::RequestNoStore && !self.ranged {
                 self.shared.mark(&self.key).await;
             }
             self.lead.flight.land(Landing::Alone);
@@ -304,14 +393,13 @@ impl Fill {
         send(&mut reply, Reply::Own(res, member, Outcome::Miss));
     }
 
-    /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
-    async fn confirmed<B: MessageBody>(
-        self,
+    /// The stored response with the fields of one that confirms it, and whether it may be kept.
+    pub(crate) fn freshen<B>(
+        &self,
         stored: &Arc<Entry>,
-        res: ServiceResponse<B>,
+        res: &ServiceResponse<B>,
         times: &Times,
-        mut reply: Sender<B>,
-    ) {
+    ) -> (Arc<Entry>, bool) {
         let update: Fields = res
             .headers()
             .iter()
@@ -351,6 +439,18 @@ impl Fill {
             fill_micros: micros(times.begun),
             checked: unchecked(),
         });
+        (entry, keep)
+    }
+
+    /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
+    async fn confirmed<B: MessageBody>(
+        self,
+        stored: &Arc<Entry>,
+        res: ServiceResponse<B>,
+        times: &Times,
+        mut reply: Sender<B>,
+    ) {
+        let (entry, keep) = self.freshen(stored, &res, times);
         if keep {
             self.shared.store(Arc::clone(&entry), None).await;
         } else {
@@ -381,6 +481,7 @@ impl Fill {
         lifetime: Lifetime,
         times: Times,
         mut reply: Sender<B>,
+        begun: Option<Begun>,
     ) where
         B: MessageBody + 'static,
     {
@@ -389,6 +490,7 @@ impl Fill {
             BodySize::None => Some(0),
             BodySize::Stream => None,
         };
+        let length = begun.as_ref().map_or(length, |begun| Some(begun.whole));
         let mut reserved = self.shared.budget.reserve();
         if length.is_some_and(|bytes| !reserved.grow(bytes)) {
             return self.pass(res, Bypass::NoRoom, reply).await;
@@ -404,13 +506,35 @@ impl Fill {
                 &MapFields(res.headers()),
             )
         });
+        let view = MapFields(res.headers());
+        let withheld = store::withheld_fields(&view, &self.rule.policy, self.partitioned);
+        let mut fields = self.storable_fields(res.headers(), &withheld);
+        if !res.headers().contains_key(header::DATE) {
+            // RFC 9110 §6.6.1: who keeps a response without a Date gives it the time of its coming.
+            let now = date::format(times.received_at);
+            fields.extend(HeaderValue::try_from(now).map(|now| (header::DATE, now)));
+        }
         let head = Arc::new(Head {
             status: res.status(),
-            fields: self.storable_fields(res.headers()),
+            fields,
             lifetime,
             position: times.position,
             variant,
         });
+        // Its own client gets the withheld fields too: for it the response is new.
+        let own = if withheld.is_empty() {
+            Arc::clone(&head)
+        } else {
+            let fields = self.storable_fields(res.headers(), &[]);
+            let (status, position, variant) = (head.status, head.position, head.variant.clone());
+            Arc::new(Head {
+                status,
+                fields,
+                lifetime,
+                position,
+                variant,
+            })
+        };
         let (req, response) = res.into_parts();
         let stored = Member {
             forward: Some(self.forward),
@@ -419,16 +543,14 @@ impl Fill {
         };
         // The client's reader exists before anyone can see the flight, so that nothing is missed.
         if let Some(reader) = self.lead.flight.reader(length) {
-            send(
-                &mut reply,
-                Reply::Stream(req, Arc::clone(&head), reader, stored),
-            );
+            send(&mut reply, Reply::Stream(req, own, reader, stored));
         }
         self.lead
             .flight
             .land(Landing::Streaming(Arc::clone(&head), length));
         let body = response.into_body();
-        if let Ok(true) = self.pump(body, length, &mut reserved).await {
+        let begun_bytes = begun.map(|begun| begun.bytes);
+        if let Ok(true) = self.pump(begun_bytes, body, length, &mut reserved).await {
             self.commit(head, times.begun).await;
             self.lead.close();
             self.lead.flight.end(Ok(()));
@@ -437,9 +559,8 @@ impl Fill {
 
     /// Everything but the fields of the connection, those that must not be stored, and those that
     /// are made anew for each answer (RFC 9111 §3.1).
-    fn storable_fields(&self, headers: &HeaderMap) -> Fields {
+    fn storable_fields(&self, headers: &HeaderMap, withheld: &[String]) -> Fields {
         let view = MapFields(headers);
-        let withheld = store::withheld_fields(&view, &self.rule.policy, self.partitioned);
         headers
             .iter()
             .filter(|(name, _)| {
@@ -456,12 +577,17 @@ impl Fill {
     /// kept. An error: it broke off.
     async fn pump<B: MessageBody>(
         &mut self,
+        begun: Option<Bytes>,
         body: B,
         length: Option<u64>,
         reserved: &mut Reserved,
     ) -> Result<bool, Broken> {
         let mut body = pin!(body);
         let (mut total, mut keeping) = (0_u64, true);
+        if let Some(begun) = begun {
+            total = begun.len() as u64;
+            self.lead.flight.push(begun);
+        }
         while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
             let chunk: Bytes = chunk.map_err(|_| Broken)?;
             total += chunk.len() as u64;
@@ -502,6 +628,9 @@ impl Fill {
         if self.lead.flight.is_doomed() {
             return;
         }
+        if head.status == StatusCode::PARTIAL_CONTENT {
+            self.key = partial::key(&self.key);
+        }
         let placed = head.variant.as_ref().map(|variant| {
             self.shared
                 .place_variant(&self.key, self.index.as_ref(), variant)
@@ -521,6 +650,13 @@ impl Fill {
             .store(entry, index.map(|index| (&self.key[..], index)))
             .await;
     }
+}
+
+/// The stored beginning of a response whose rest comes in.
+struct Begun {
+    bytes: Bytes,
+    /// The length of the whole.
+    whole: u64,
 }
 
 fn send<B>(reply: &mut Sender<B>, what: Reply<B>) {

@@ -12,42 +12,10 @@ use weaver_cache_policy::invalidation::{Origin, same_origin_target};
 ///
 /// In this node that has happened on return; the other nodes hear of it through the journal.
 pub(crate) fn after<B>(shared: &Arc<Shared>, res: &ServiceResponse<B>) {
-    let request = res.request();
-    let host = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| {
-            request
-                .headers()
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok())
-        })
-        .unwrap_or("");
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
-    let origin = Origin {
-        scheme: "http",
-        authority: host,
-    };
-    let named = |name: &HeaderName| {
-        let value = res.headers().get(name)?.to_str().ok()?;
-        same_origin_target(value, origin, target).or_else(|| {
-            same_origin_target(
-                value,
-                Origin {
-                    scheme: "https",
-                    ..origin
-                },
-                target,
-            )
-        })
-    };
+    let (host, target) = host_and_target(res);
     let mut targets = vec![target.to_owned()];
-    targets.extend(named(&header::LOCATION));
-    targets.extend(named(&header::CONTENT_LOCATION));
+    targets.extend(named(res, &header::LOCATION));
+    targets.extend(content_location(res));
     targets.dedup();
     for target in targets {
         let purge = Purge::Url {
@@ -66,4 +34,41 @@ pub(crate) fn after<B>(shared: &Arc<Shared>, res: &ServiceResponse<B>) {
             });
         }
     }
+}
+
+fn host_and_target<B>(res: &ServiceResponse<B>) -> (&str, &str) {
+    let request = res.request();
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| {
+            request
+                .headers()
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+        })
+        .unwrap_or("");
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    (host, target)
+}
+
+/// The path and query that a field of a response names, if it is of the request's origin.
+///
+/// Whether the client came by http or https is not ours to know behind a proxy that ends TLS, so
+/// both are taken for the same.
+fn named<B>(res: &ServiceResponse<B>, name: &HeaderName) -> Option<String> {
+    let (authority, target) = host_and_target(res);
+    let value = res.headers().get(name)?.to_str().ok()?;
+    ["http", "https"]
+        .iter()
+        .find_map(|scheme| same_origin_target(value, Origin { scheme, authority }, target))
+}
+
+/// What Content-Location names.
+pub(crate) fn content_location<B>(res: &ServiceResponse<B>) -> Option<String> {
+    named(res, &header::CONTENT_LOCATION)
 }

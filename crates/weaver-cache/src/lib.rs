@@ -66,6 +66,7 @@ mod journal;
 mod key;
 mod memory;
 mod middleware;
+mod partial;
 mod redis;
 mod respond;
 mod rule;

@@ -3,6 +3,7 @@
 use crate::{
     entry::{Entry, Fields, Head, MapFields, StoredFields},
     flight::{Broken, Reader},
+    partial::Held,
 };
 use actix_http::body::{BodySize, MessageBody};
 use actix_web::{
@@ -158,6 +159,32 @@ pub(crate) fn from_entry(
 fn not_modified(head: &Head, headers: &HeaderMap, now: Millis) -> bool {
     conditional::evaluate(&MapFields(headers), &StoredFields(&head.fields), now)
         == conditional::Precondition::NotModified
+}
+
+/// Answers a range request from a stored part.
+pub(crate) fn from_part(
+    entry: &Entry,
+    held: Held,
+    part: Part,
+    now: Millis,
+    member: Member,
+    cache: &str,
+) -> HttpResponse<OwnBody> {
+    let within = Part {
+        first: part.first - held.first,
+        last: part.last - held.first,
+    };
+    let body = OwnBody::Full(Some(slice(entry, within)));
+    let mut response = with_fields(StatusCode::PARTIAL_CONTENT, &entry.head.fields, body);
+    let range = match held.complete {
+        Some(complete) => range::content_range(part, complete),
+        None => format!("bytes {}-{}/*", part.first, part.last),
+    };
+    if let Ok(value) = HeaderValue::try_from(range) {
+        response.headers_mut().insert(header::CONTENT_RANGE, value);
+    }
+    finish(&mut response, &entry.head.lifetime, now, member, cache);
+    response
 }
 
 /// Answers with a response that is coming in.

@@ -5,7 +5,7 @@ CARGO ?= cargo
 export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
 RELEASE = $(CURDIR)/target/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit e2e doc bench bench-hit check clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -13,7 +13,7 @@ help: ## this list
 run: ## build and start the gateway with a sample upstream, and print what to try
 	@$(CARGO) run --quiet --locked --profile quick -p weaver-gateway -- demo
 
-test: setup fmt lint doc unit e2e bench-smoke ## everything that must pass
+test: setup fmt lint doc unit e2e conformance-check bench-smoke ## everything that must pass
 
 setup: ## install what the tests need
 	@tests/setup
@@ -30,11 +30,23 @@ doc:
 unit: ## unit, property and doc tests of every crate
 	$(CARGO) test --locked --workspace --exclude weaver-tests
 
-e2e: ## the gateway as a process, with real servers around it
+gateway:
 	$(CARGO) build --locked -p weaver-gateway
+
+e2e: gateway ## the gateway as a process, with real servers around it
 	$(CARGO) test --locked -p weaver-tests
 
-bench-smoke:
+conformance-check: gateway
+	$(CARGO) run --locked --quiet -p weaver-tests --bin conformance -- check
+
+conformance: setup gateway ## the public cache-tests suite against Weaver, three ways, and its peers
+	tests/setup peers
+	$(CARGO) run --locked --quiet -p weaver-tests --bin conformance -- table
+
+conformance-update: gateway ## write down what the suite says now as what is expected
+	$(CARGO) run --locked --quiet -p weaver-tests --bin conformance -- update
+
+bench-smoke: gateway
 	$(CARGO) run --locked --quiet -p weaver-tests --bin perf -- smoke
 
 bench: setup release ## the performance programs, with their targets; prints figures

@@ -133,6 +133,27 @@ impl Gateway {
         &self.directory
     }
 
+    /// Waits until Redis is connected and the purge journal read, after which the Redis tier is open.
+    ///
+    /// # Errors
+    ///
+    /// If that has not happened within ten seconds.
+    pub async fn ready_for_redis(&self) -> Result<()> {
+        for _ in 0..100 {
+            if self
+                .report()
+                .await
+                .is_ok_and(|report| report["status"] == "healthy")
+            {
+                // The journal is read right after the first connection, on another one.
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("redis was not connected: {}", self.process.output())
+    }
+
     /// The JSON report of `/metrics`, made anew: the cached one is asked past.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod origin;
 mod process;
 mod raw;
 mod redis;
+mod splitter;
 
 pub use gateway::Gateway;
 pub use nginx::Nginx;
@@ -21,3 +22,4 @@ pub use origin::{Origin, Reply, Script};
 pub use process::{Process, free_port, scratch, wait_for_port};
 pub use raw::{Exchange, exchange, exchange_on};
 pub use redis::Redis;
+pub use splitter::Splitter;

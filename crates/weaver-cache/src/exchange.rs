@@ -263,6 +263,9 @@ impl<S> Exchange<S> {
                 {
                     return Ok(self.answer(req, entry, Tier::Redis, Outcome::Hit, now));
                 }
+                if found.entry.is_none() {
+                    found = in_redis;
+                }
             }
             if self.traits.range
                 && *req.method() == Method::GET

@@ -192,11 +192,21 @@ impl Fill {
             return None;
         }
         let key = partial::key(&self.key);
-        let part = self
+        let mut part = self
             .shared
             .find(Tier::Memory, &key, req.headers())
             .await
-            .entry?;
+            .entry;
+        // With a memory tier a part of this node's own is there; one in Redis alone is looked for
+        // only where there is none, since every first request would pay for it.
+        if part.is_none() && self.shared.memory.is_none() {
+            part = self
+                .shared
+                .find(Tier::Redis, &key, req.headers())
+                .await
+                .entry;
+        }
+        let part = part?;
         let fresh = part.head.lifetime.ttl(self.shared.now()) > 0;
         (fresh && partial::ask_for_rest(&part, req.headers_mut())).then_some(part)
     }
@@ -229,7 +239,7 @@ impl Fill {
 
     /// Looks for a usable response in Redis; remembers there what may be validated.
     async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Arc<Entry>, Decision)> {
-        if self.wishes.no_cache || self.softly_purged || self.ranged {
+        if self.softly_purged || self.ranged {
             return None;
         }
         self.shared.redis.as_ref()?;

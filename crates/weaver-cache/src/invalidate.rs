@@ -8,20 +8,28 @@ use actix_web::{
 use std::sync::Arc;
 use weaver_cache_policy::invalidation::{Origin, same_origin_target};
 
-/// Invalidates the target URL and, on the same origin, those in Location and Content-Location.
-///
-/// In this node that has happened on return; the other nodes hear of it through the journal.
-pub(crate) fn after<B>(shared: &Arc<Shared>, res: &ServiceResponse<B>) {
+/// What a response to an unsafe request invalidates: the target URL and, on the same origin, those
+/// in Location and Content-Location.
+pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
     let (host, target) = host_and_target(res);
     let mut targets = vec![target.to_owned()];
     targets.extend(named(res, &header::LOCATION));
     targets.extend(content_location(res));
     targets.dedup();
-    for target in targets {
-        let purge = Purge::Url {
-            host: Some(host.to_ascii_lowercase()),
+    let host = host.to_ascii_lowercase();
+    targets
+        .into_iter()
+        .map(|target| Purge::Url {
+            host: Some(host.clone()),
             target,
-        };
+        })
+        .collect()
+}
+
+/// Invalidates here, which has happened on return; the other nodes hear of it through the journal,
+/// a moment later.
+pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
+    for purge in purges {
         shared.log.apply_local(purge.clone(), false);
         if shared.redis.is_some() {
             let shared = Arc::clone(shared);
@@ -32,6 +40,16 @@ pub(crate) fn after<B>(shared: &Arc<Shared>, res: &ServiceResponse<B>) {
                     shared.metrics.error();
                 }
             });
+        }
+    }
+}
+
+/// Invalidates here and in the journal, and waits for both: what is stored after it must not have a
+/// place before it.
+pub(crate) async fn apply_in_order(shared: &Shared, purges: Vec<Purge>) {
+    for purge in purges {
+        if shared.purge(purge, false).await.is_err() {
+            shared.metrics.error();
         }
     }
 }

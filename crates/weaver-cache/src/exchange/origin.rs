@@ -60,18 +60,17 @@ where
     let times = Times::begin(&shared);
     let mut res = service.call(req).await?;
     if invalidation::is_non_error(res.status().as_u16()) {
-        invalidate::after(&shared, &res);
-    }
-    // What comes now is newer than the invalidation that it has caused itself.
-    let times = Times {
-        position: shared.log.head(),
-        ..times
-    }
-    .received(&shared);
-    if let Some(exchange) = exchange
-        && answers_get(&rule, &res, &times)
-    {
-        return exchange.keep_post(res, times).await;
+        let purges = invalidate::by(&res);
+        match exchange.filter(|_| answers_get(&rule, &res, &times)) {
+            Some(exchange) => {
+                invalidate::apply_in_order(&shared, purges).await;
+                // What comes now is newer than the invalidation that it has caused itself.
+                let position = shared.log.head();
+                let times = Times { position, ..times }.received(&shared);
+                return exchange.keep_post(res, times).await;
+            }
+            None => invalidate::apply(&shared, purges),
+        }
     }
     let member = Member {
         forward: Some(Forward::Method),

@@ -589,3 +589,70 @@ async fn what_came_without_a_date_keeps_the_time_of_its_coming() -> Result<()> {
     assert_eq!(field(&second, "age"), "1");
     Ok(())
 }
+
+/// The first half of a part that is stored, then what the origin says of the rest.
+async fn halves(rest_fields: &'static str, config: &str) -> Result<(Origin, Gateway)> {
+    let origin = Origin::start(move |head, mut stream| async move {
+        let head = head.to_lowercase();
+        let part = |fields: &str, range: &str, body: &str| {
+            format!("HTTP/1.1 206 Partial Content\r\n{fields}etag: \"v1\"\r\ncontent-range: bytes {range}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        };
+        let answer = if head.contains("range: bytes=0-4\r\n") {
+            part("cache-control: max-age=60\r\n", "0-4/10", "01234")
+        } else if head.contains("range: bytes=5-\r\n") {
+            part(rest_fields, "5-9/10", "56789")
+        } else {
+            ok("0123456789", rest_fields)
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&format!("{config}\n{}", origin.route(""))).await?;
+    client()
+        .get(gateway.url("/"))
+        .header("range", "bytes=0-4")
+        .send()
+        .await?
+        .text()
+        .await?;
+    Ok((origin, gateway))
+}
+
+#[tokio::test]
+async fn a_completed_response_is_whole_even_where_nothing_more_may_be_kept() -> Result<()> {
+    for (fields, config) in [
+        ("cache-control: max-age=60\r\n", "[cache]\nmax_filling = 6"),
+        ("cache-control: no-store\r\n", ""),
+        ("cache-control: max-age=60\r\nvary: *\r\n", ""),
+        ("cache-control: max-age=60\r\nvary: foo\r\n", ""),
+    ] {
+        let (_origin, gateway) = halves(fields, config).await?;
+        for _ in 0..2 {
+            let whole = client().get(gateway.url("/")).send().await?;
+            assert_eq!(whole.status(), 200, "{fields}{config}");
+            assert_eq!(whole.text().await?, "0123456789", "{fields}{config}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_post_that_is_kept_is_counted_once() -> Result<()> {
+    let fields = "content-location: /p\r\ncache-control: max-age=60\r\n";
+    let origin = Origin::constant(ok("x", fields)).await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    client()
+        .post(gateway.url("/p"))
+        .send()
+        .await?
+        .text()
+        .await?;
+    let report = gateway.report().await?;
+    assert_eq!(
+        report["http_cache"]["by_endpoint"].get("origin"),
+        None,
+        "{report}"
+    );
+    Ok(())
+}

@@ -6,7 +6,7 @@ use crate::{
     Principal, Rule,
     entry::{Entry, Head, Index, MapFields},
     fill::{self, Fill, Reply},
-    flight::{Flight, Joined, Landing, Lead},
+    flight::{Flight, Joined, Landing, Lead, Reader},
     key::{self, Target},
     partial,
     respond::{self, CacheBody, Client, OwnBody},
@@ -572,19 +572,40 @@ impl<S> Exchange<S> {
             })),
             Reply::Stream(req, head, reader, member) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
-                let headers = own_headers.as_ref().unwrap_or_else(|| req.headers());
-                let now = self.shared.now();
-                let member = Member {
-                    ttl: Some(ttl(&head, now)),
-                    ..member
-                };
-                let client = self.client(&Method::GET, headers);
-                let name = &self.shared.config.name;
-                let response = respond::from_flight(&head, reader, &client, now, member, name);
-                Ok(ServiceResponse::new(req, response)
-                    .map_body(|_, body| EitherBody::right(CacheBody(body))))
+                Ok(self.stream(req, &head, reader, member, own_headers.as_ref()))
             }
         }
+    }
+
+    /// The response to a client whose request began what is coming in.
+    fn stream<B>(
+        &self,
+        req: HttpRequest,
+        head: &Head,
+        reader: Reader,
+        member: Member,
+        own_headers: Option<&HeaderMap>,
+    ) -> Response<B> {
+        let headers = own_headers.unwrap_or_else(|| req.headers());
+        let response = self.join_flight(&Method::GET, headers, head, reader, member);
+        ServiceResponse::new(req, response).map_body(|_, body| EitherBody::right(CacheBody(body)))
+    }
+
+    fn join_flight(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        head: &Head,
+        reader: Reader,
+        member: Member,
+    ) -> HttpResponse<OwnBody> {
+        let now = self.shared.now();
+        let member = Member {
+            ttl: Some(ttl(head, now)),
+            ..member
+        };
+        let client = self.client(method, headers);
+        respond::from_flight(head, reader, &client, now, member, &self.shared.config.name)
     }
 
     async fn follow(&self, flight: &Arc<Flight>, req: &ServiceRequest) -> Follow {
@@ -623,16 +644,7 @@ impl<S> Exchange<S> {
                     return Follow::Alone;
                 };
                 count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
-                let now = self.shared.now();
-                let member = Member {
-                    ttl: Some(ttl(&head, now)),
-                    ..member
-                };
-                let client = self.client(req.method(), headers);
-                let name = &self.shared.config.name;
-                Follow::Answer(respond::from_flight(
-                    &head, reader, &client, now, member, name,
-                ))
+                Follow::Answer(self.join_flight(req.method(), headers, &head, reader, member))
             }
             Landing::Failed(status) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);

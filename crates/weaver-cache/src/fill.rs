@@ -158,7 +158,7 @@ impl Fill {
         let mut answer = service.call(req).await;
         if let (Some(part), Ok(res)) = (&beginning, &answer)
             && matches!(res.status().as_u16(), 206 | 416)
-            && partial::completes(part, res.headers()).is_none()
+            && self.whole_of(part, res, &times).is_none()
             && let Ok(res) = answer
         {
             // What came does not go with what is stored: once more, for the whole.
@@ -178,11 +178,22 @@ impl Fill {
             }
         };
         let times = times.received(&self.shared);
-        match beginning {
-            Some(part) if res.status() == StatusCode::PARTIAL_CONTENT => {
-                self.complete(&part, res, times, reply).await;
+        let whole = beginning
+            .filter(|_| res.status() == StatusCode::PARTIAL_CONTENT)
+            .and_then(|part| Some((self.whole_of(&part, &res, &times)?, part)));
+        match whole {
+            // RFC 9111 §3.4: the two make one response.
+            Some(((whole, lifetime), part)) => {
+                let mut res = res;
+                *res.response_mut().status_mut() = StatusCode::OK;
+                res.headers_mut().remove(header::CONTENT_RANGE);
+                let begun = Begun {
+                    bytes: part.body.clone(),
+                    whole,
+                };
+                self.keep(res, lifetime, times, reply, Some(begun)).await;
             }
-            _ => self.received(res, times, reply).await,
+            None => self.received(res, times, reply).await,
         }
     }
 
@@ -211,30 +222,18 @@ impl Fill {
         (fresh && partial::ask_for_rest(&part, req.headers_mut())).then_some(part)
     }
 
-    /// RFC 9111 §3.4: a stored beginning and the rest that came make the whole.
-    async fn complete<B>(
-        self,
-        part: &Arc<Entry>,
-        mut res: ServiceResponse<B>,
-        times: Times,
-        reply: Sender<B>,
-    ) where
-        B: MessageBody + 'static,
-    {
-        let whole = partial::completes(part, res.headers());
-        *res.response_mut().status_mut() = StatusCode::OK;
-        res.headers_mut().remove(header::CONTENT_RANGE);
-        match (whole, self.assess(&res, &times)) {
-            (Some(whole), Ok(lifetime)) => {
-                let begun = Begun {
-                    bytes: part.body.clone(),
-                    whole,
-                };
-                self.keep(res, lifetime, times, reply, Some(begun)).await;
-            }
-            // The origin has changed its mind about storing between the two halves.
-            _ => self.lead.flight.land(Landing::Abandoned),
-        }
+    /// The length and lifetime of the whole that a stored beginning and this rest make, if they may
+    /// be combined and the whole may be stored.
+    fn whole_of<B>(
+        &self,
+        part: &Entry,
+        rest: &ServiceResponse<B>,
+        times: &Times,
+    ) -> Option<(u64, Lifetime)> {
+        let whole = partial::completes(part, rest.headers())?;
+        let (asked, fields) = (rest.request().headers(), MapFields(rest.headers()));
+        let lifetime = self.lifetime(StatusCode::OK, asked, &fields, times).ok()?;
+        Some((whole, lifetime))
     }
 
     /// Looks for a usable response in Redis; remembers there what may be validated.
@@ -502,7 +501,10 @@ impl Fill {
         };
         let length = begun.as_ref().map_or(length, |begun| Some(begun.whole));
         let mut reserved = self.shared.budget.reserve();
-        if length.is_some_and(|bytes| !reserved.grow(bytes)) {
+        let room = length.is_none_or(|bytes| reserved.grow(bytes));
+        // What came is only the rest where there is a beginning: then it streams on behind it,
+        // unkept, and never alone.
+        if !room && begun.is_none() {
             return self.pass(res, Bypass::NoRoom, reply).await;
         }
         let Some(names) = vary::names(&MapFields(res.headers())) else {
@@ -560,7 +562,13 @@ impl Fill {
             .land(Landing::Streaming(Arc::clone(&head), length));
         let body = response.into_body();
         let begun_bytes = begun.map(|begun| begun.bytes);
-        if let Ok(true) = self.pump(begun_bytes, body, length, &mut reserved).await {
+        if !room {
+            self.stop_keeping();
+        }
+        if let Ok(true) = self
+            .pump(begun_bytes, body, length, room.then_some(&mut reserved))
+            .await
+        {
             self.commit(head, times.begun).await;
             self.lead.close();
             self.lead.flight.end(Ok(()));
@@ -583,17 +591,24 @@ impl Fill {
             .collect()
     }
 
-    /// Passes the body on. `Ok(true)`: it is whole and kept. `Ok(false)`: it ended, and was not
+    /// Nobody can join any more, and what every reader has is dropped.
+    fn stop_keeping(&mut self) {
+        self.lead.close();
+        self.lead.flight.stop_keeping();
+    }
+
+    /// Passes the body on, keeping it for as long as it has a share of the budget.
+    /// `Ok(true)`: it is whole and kept. `Ok(false)`: it ended, and was not
     /// kept. An error: it broke off.
     async fn pump<B: MessageBody>(
         &mut self,
         begun: Option<Bytes>,
         body: B,
         length: Option<u64>,
-        reserved: &mut Reserved,
+        mut reserved: Option<&mut Reserved>,
     ) -> Result<bool, Broken> {
         let mut body = pin!(body);
-        let (mut total, mut keeping) = (0_u64, true);
+        let mut total = 0_u64;
         if let Some(begun) = begun {
             total = begun.len() as u64;
             self.lead.flight.push(begun);
@@ -601,16 +616,15 @@ impl Fill {
         while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
             let chunk: Bytes = chunk.map_err(|_| Broken)?;
             total += chunk.len() as u64;
-            if keeping {
-                let room = length.is_some() || reserved.grow(chunk.len() as u64);
+            if let Some(share) = reserved.as_deref_mut() {
+                let room = length.is_some() || share.grow(chunk.len() as u64);
                 if total > self.shared.config.max_object || !room {
-                    keeping = false;
-                    self.lead.close();
+                    reserved = None;
+                    self.stop_keeping();
                     self.shared.mark(&self.key).await;
-                    self.lead.flight.stop_keeping();
                 }
             }
-            if !keeping && !self.wait_for_readers().await {
+            if reserved.is_none() && !self.wait_for_readers().await {
                 return Ok(false);
             }
             self.lead.flight.push(chunk);
@@ -618,10 +632,10 @@ impl Fill {
         if length.is_some_and(|length| length != total) {
             return Err(Broken);
         }
-        if !keeping {
+        if reserved.is_none() {
             self.lead.flight.end(Ok(()));
         }
-        Ok(keeping)
+        Ok(reserved.is_some())
     }
 
     /// Waits for room in the window; `false` if nobody reads.

@@ -117,8 +117,12 @@ pub(crate) fn ask_for_rest(entry: &Entry, headers: &mut HeaderMap) -> bool {
 }
 
 /// Whether a 206 is the rest behind a stored beginning: the same strong tag, the next byte, the same
-/// whole (RFC 9110 §15.3.7.3). Gives the length of the whole.
+/// whole (RFC 9110 §15.3.7.3). Gives the length of the whole. A rest that varies goes with no part,
+/// since parts are kept only of what does not.
 pub(crate) fn completes(entry: &Entry, rest: &HeaderMap) -> Option<u64> {
+    if rest.contains_key(header::VARY) {
+        return None;
+    }
     let held = Held::of_entry(entry)?;
     let rest = MapFields(rest);
     let (part, complete) = parse_content_range(rest.first("content-range")?)?;

@@ -113,6 +113,10 @@ impl<S> Exchange<S> {
                 respond::add_status(res.headers_mut(), member, &self.shared.config.name);
                 Ok(res.map_into_left_body())
             }
+            Ok(Reply::Stream(req, head, reader, member)) => {
+                // Counted already, when it was found to be unsafe.
+                Ok(self.stream(req, &head, reader, member, None))
+            }
             Ok(reply) => self.deliver(reply, None),
             Err(_) => Err(ErrorInternalServerError("the handler did not answer")),
         }

@@ -1,4 +1,4 @@
-use crate::Outcomes;
+use crate::Run;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{
@@ -98,7 +98,7 @@ impl Suite {
     }
 
     /// Runs every test through the cache on that port.
-    pub(crate) async fn run(&self, port: u16) -> Result<Outcomes> {
+    pub(crate) async fn run(&self, port: u16) -> Result<Run> {
         let (log, script) = (
             scratch("suite"),
             directory().join("node_modules/http-cache-tests/cli.mjs"),
@@ -118,11 +118,17 @@ impl Suite {
         let results: BTreeMap<String, Value> =
             serde_json::from_str(json).with_context(|| format!("the suite printed {output}"))?;
         let passes = |id: &str| results.get(id) == Some(&Value::Bool(true));
-        Ok(self
+        let said = results
+            .iter()
+            .filter(|(_, result)| **result != Value::Bool(true))
+            .map(|(id, result)| (id.clone(), result.to_string()))
+            .collect();
+        let outcomes = self
             .0
             .keys()
             .map(|id| (id.clone(), self.passes(id, &passes, 0)))
-            .collect())
+            .collect();
+        Ok(Run { outcomes, said })
     }
 
     /// A test counts only where those that it depends on pass too.
@@ -147,7 +153,7 @@ impl Suite {
         )
     }
 
-    pub(crate) fn summary(&self, name: &str, outcomes: &Outcomes) -> String {
+    pub(crate) fn summary(&self, name: &str, outcomes: &BTreeMap<String, bool>) -> String {
         let count = |kind: &str| {
             let passed =
                 |(id, test): (&String, &Test)| test.kind == kind && outcomes.get(id) == Some(&true);

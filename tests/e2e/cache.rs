@@ -637,6 +637,100 @@ async fn a_completed_response_is_whole_even_where_nothing_more_may_be_kept() -> 
     Ok(())
 }
 
+/// A part is of the variant that its request selected, and answers and completes no other.
+#[tokio::test]
+async fn parts_of_variants_are_kept_apart() -> Result<()> {
+    let origin = Origin::start(|head, mut stream| async move {
+        let head = head.to_lowercase();
+        let foo = head
+            .lines()
+            .find_map(|line| line.strip_prefix("foo: "))
+            .unwrap_or("-")
+            .to_owned();
+        let fields = format!("cache-control: max-age=60\r\nvary: foo\r\netag: \"{foo}\"\r\n");
+        let (range, body) = if head.contains("range: bytes=0-4\r\n") {
+            ("0-4", foo.repeat(5))
+        } else if head.contains("range: bytes=5-\r\n") {
+            ("5-9", foo.repeat(5))
+        } else {
+            ("", foo.repeat(10))
+        };
+        let answer = if range.is_empty() {
+            ok(&body, &fields)
+        } else {
+            format!("HTTP/1.1 206 Partial Content\r\n{fields}content-range: bytes {range}/10\r\ncontent-length: 5\r\n\r\n{body}")
+        };
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    let ask = async |foo: &str, range: Option<&str>| {
+        let mut request = client().get(gateway.url("/")).header("foo", foo);
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        let answer = request.send().await?;
+        let status = field(&answer, "cache-status").to_owned();
+        anyhow::Ok((status.starts_with("weaver; hit"), answer.text().await?))
+    };
+    assert_eq!(ask("a", Some("bytes=0-4")).await?, (false, "aaaaa".into()));
+    assert_eq!(ask("a", Some("bytes=1-3")).await?, (true, "aaa".into()));
+    assert_eq!(ask("b", Some("bytes=0-4")).await?, (false, "bbbbb".into()));
+    assert_eq!(ask("a", None).await?, (false, "a".repeat(10)));
+    // The rest alone is asked for, behind the part that is stored.
+    assert_eq!(ask("b", None).await?, (false, "b".repeat(10)));
+    assert_eq!(ask("a", None).await?, (true, "a".repeat(10)));
+    assert_eq!(ask("b", Some("bytes=8-")).await?, (true, "bb".into()));
+    Ok(())
+}
+
+/// RFC 9213: the field for us stands over the field for all shared caches, and that over
+/// Cache-Control.
+#[tokio::test]
+async fn a_targeted_field_of_our_own_comes_first() -> Result<()> {
+    let fields = "cache-control: no-store\r\ncdn-cache-control: max-age=1\r\nweaver-cache-control: max-age=600\r\n";
+    let origin = Origin::constant(ok("x", fields)).await?;
+    let config = |own| {
+        format!(
+            "[cache]\ntargeted_fields = [{own}\"CDN-Cache-Control\"]\n{}",
+            origin.route("")
+        )
+    };
+    for (own, ttl) in [("", 0..=1), ("\"Weaver-Cache-Control\", ", 590..=600)] {
+        let gateway = Gateway::start(&config(own)).await?;
+        client().get(gateway.url("/")).send().await?.text().await?;
+        let hit = client().get(gateway.url("/")).send().await?;
+        let status = field(&hit, "cache-status");
+        let found = status
+            .strip_prefix("weaver; hit; ttl=")
+            .and_then(|ttl| ttl.parse().ok());
+        assert!(found.is_some_and(|found| ttl.contains(&found)), "{status}");
+    }
+    Ok(())
+}
+
+/// What a route says of stale answers counts where the response says nothing.
+#[tokio::test]
+async fn a_route_grants_stale_answers() -> Result<()> {
+    let origin = Origin::constant(ok("x", "cache-control: max-age=0\r\netag: \"1\"\r\n")).await?;
+    for (keys, detail) in [
+        ("stale_while_revalidate = \"1m\"", "weaver; hit; ttl=-"),
+        ("", "weaver; fwd=stale"),
+    ] {
+        let gateway = Gateway::start(&origin.route(keys)).await?;
+        client().get(gateway.url("/")).send().await?.text().await?;
+        let again = client().get(gateway.url("/")).send().await?;
+        let status = field(&again, "cache-status");
+        assert!(
+            status.starts_with(detail) || status.starts_with("weaver; hit; ttl=0"),
+            "{keys}: {status}"
+        );
+        assert_eq!(keys.is_empty(), status.contains("fwd="), "{keys}: {status}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_post_that_is_kept_is_counted_once() -> Result<()> {
     let fields = "content-location: /p\r\ncache-control: max-age=60\r\n";

@@ -6,6 +6,7 @@ mod auth;
 mod bodies;
 mod cache;
 mod cli;
+mod clocks;
 mod operations;
 mod proxy;
 mod purge;

@@ -49,11 +49,27 @@ pub struct Lifetime {
     pub flags: Flags,
 }
 
+/// How far ahead of `now` a response may have been received, in milliseconds: clocks of nodes that
+/// follow a common one differ by less.
+pub(crate) const CLOCK_TOLERANCE: u64 = 2000;
+
 impl Lifetime {
     /// The current age, `current_age` of RFC 9111 §4.2.3.
+    ///
+    /// A response that was received in the future tells that the clock was set back since. How old
+    /// it is cannot be known then, and it counts as older than anything: it is validated, not served
+    /// past its limits.
     #[must_use]
     pub const fn age(&self, now: Millis) -> u64 {
+        if self.is_ahead(now) {
+            return u64::MAX;
+        }
         self.initial_age.saturating_add(now.since(self.received_at))
+    }
+
+    /// Whether the response was received in the future, by more than clocks may differ.
+    pub(crate) const fn is_ahead(&self, now: Millis) -> bool {
+        self.received_at.since(now) > CLOCK_TOLERANCE
     }
 
     /// Milliseconds of freshness left; negative once stale.

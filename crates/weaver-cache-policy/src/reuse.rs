@@ -87,7 +87,7 @@ pub fn decide(stored: &Lifetime, wishes: &Wishes, now: Millis) -> Decision {
     let too_old = wishes
         .max_age
         .is_some_and(|limit| age > limit || (limit == 0 && !immutable));
-    if stored.flags.has(Flags::NO_CACHE) || wishes.no_cache {
+    if stored.flags.has(Flags::NO_CACHE) || wishes.no_cache || stored.is_ahead(now) {
         return Decision::Revalidate;
     }
     if age < stored.fresh_for {
@@ -116,7 +116,7 @@ pub fn decide(stored: &Lifetime, wishes: &Wishes, now: Millis) -> Decision {
 /// A failure is no answer, or one of 500, 502, 503 and 504.
 #[must_use]
 pub fn may_replace_error(stored: &Lifetime, wishes: &Wishes, now: Millis) -> bool {
-    if stored.flags.has(Flags::NO_CACHE) || wishes.no_cache {
+    if stored.flags.has(Flags::NO_CACHE) || wishes.no_cache || stored.is_ahead(now) {
         return false;
     }
     let age = stored.age(now);
@@ -132,6 +132,7 @@ pub fn may_replace_error(stored: &Lifetime, wishes: &Wishes, now: Millis) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifetime::CLOCK_TOLERANCE;
     use proptest::prelude::*;
 
     const AT: Millis = Millis(1_000_000_000);
@@ -239,7 +240,19 @@ mod tests {
         fn age_grows_with_the_clock(initial in any::<u64>(), a in any::<u64>(), b in any::<u64>()) {
             let stored = Lifetime { received_at: AT, initial_age: initial, ..Lifetime::default() };
             let (early, late) = (a.min(b), a.max(b));
-            prop_assert!(stored.age(Millis(early)) <= stored.age(Millis(late)));
+            prop_assert!(stored.age(AT.plus(early)) <= stored.age(AT.plus(late)));
+        }
+
+        /// Not by a clock that is set back either.
+        #[test]
+        fn a_clock_that_is_set_back_makes_nothing_fresh_again(
+            back in CLOCK_TOLERANCE + 1..1_000_000_000, fresh in any::<u64>(), stale in any::<u64>(),
+        ) {
+            let stored = Lifetime { received_at: AT, fresh_for: fresh, stale_while_revalidate: stale,
+                stale_if_error: stale, ..Lifetime::default() };
+            let now = Millis(AT.0 - back);
+            prop_assert_eq!(decide(&stored, &Wishes::none(), now), Decision::Revalidate);
+            prop_assert!(!may_replace_error(&stored, &Wishes::none(), now));
         }
     }
 }

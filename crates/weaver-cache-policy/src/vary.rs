@@ -105,12 +105,39 @@ fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
         .map(|(language, _)| language)
 }
 
+/// Request headers whose values tell nothing about who asks. Variants by these alone are hashed with
+/// a key that everybody knows, so that nodes share them without sharing a secret.
+const PUBLIC: [&str; 16] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    ACCEPT_LANGUAGE,
+    "access-control-request-headers",
+    "access-control-request-method",
+    "device-memory",
+    "dpr",
+    "ect",
+    "host",
+    "origin",
+    "save-data",
+    "user-agent",
+    "viewport-width",
+    "width",
+    "x-forwarded-proto",
+];
+
 fn digest(
     key: &[u8; 32],
     names: &[String],
     request: &(impl Headers + ?Sized),
     without: Option<&str>,
 ) -> [u8; 32] {
+    let public = |name: &String| PUBLIC.contains(&name.as_str()) || name.starts_with("sec-");
+    let key = if names.iter().all(public) {
+        &[0; 32]
+    } else {
+        key
+    };
     let mut hasher = blake3::Hasher::new_keyed(key);
     for name in names.iter().filter(|name| Some(name.as_str()) != without) {
         // Lengths go first, so that no two lists of names and values give the same bytes.
@@ -230,6 +257,16 @@ mod tests {
         );
         assert!(stored.matches(&KEY, &lines(&[("accept-encoding", "br;q=0.9, gzip")])));
         assert!(!stored.matches(&KEY, &lines(&[("accept-encoding", "gzip")])));
+    }
+
+    #[test]
+    fn variants_are_shared_without_a_secret_unless_they_may_tell_who_asks() {
+        let stored = |vary| variant(vary, &[("accept-encoding", "br"), ("cookie", "a")], &[]);
+        let asked = lines(&[("accept-encoding", "br"), ("cookie", "a")]);
+        let other = [8; 32];
+        assert!(stored("accept-encoding").matches(&other, &asked));
+        assert!(!stored("accept-encoding, cookie").matches(&other, &asked));
+        assert!(stored("accept-encoding, cookie").matches(&KEY, &asked));
     }
 
     proptest! {

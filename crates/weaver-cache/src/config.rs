@@ -42,6 +42,15 @@ pub struct CacheConfig {
     pub hit_for_miss: Duration,
     /// How long a stale response with a validator is kept, for the 304 it may get.
     pub keep_validators: Duration,
+    /// Targeted fields that are obeyed before Cache-Control, the first that is there (RFC 9213
+    /// §2.2), in lower case.
+    pub targeted_fields: Vec<String>,
+    /// How long a stale response may be served while it is refreshed, where the response does not
+    /// say (RFC 5861 §3). Not for patterns.
+    pub stale_while_revalidate: Duration,
+    /// How long a stale response may be served while the origin fails, where the response does not
+    /// say (RFC 5861 §4). Not for patterns.
+    pub stale_if_error: Duration,
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
     /// that are to share per-user entries need the same; `None` makes one up.
     pub identity_secret: Option<[u8; 32]>,
@@ -106,6 +115,9 @@ impl Default for CacheConfig {
             collapse_timeout: Duration::from_secs(30),
             hit_for_miss: Duration::from_secs(2),
             keep_validators: Duration::from_secs(600),
+            targeted_fields: vec!["cdn-cache-control".to_owned()],
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::from_secs(86_400),
             identity_secret: None,
             name: "weaver".to_owned(),
         }
@@ -113,6 +125,17 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
+    /// The policy of what is cached by the RFCs, with this configuration's defaults.
+    #[must_use]
+    pub fn standard_policy(&self) -> Policy {
+        Policy {
+            targets: self.targeted_fields.clone(),
+            stale_while_revalidate: self.stale_while_revalidate.as_secs(),
+            stale_if_error: self.stale_if_error.as_secs(),
+            ..Policy::standard()
+        }
+    }
+
     /// The rules of the patterns, in their order.
     #[must_use]
     pub fn rules(&self) -> Vec<(Pattern, Arc<Rule>)> {
@@ -124,18 +147,19 @@ impl CacheConfig {
         self.cache_patterns
             .iter()
             .map(|entry| {
-                let rule = Rule::new(
-                    entry.path.as_str(),
-                    Policy::pattern(entry.ttl, entry.overrides),
-                )
-                .per_user(entry.per_user)
-                .vary_on(
-                    entry
-                        .vary_on
-                        .clone()
-                        .unwrap_or_else(|| self.include_headers.clone()),
-                )
-                .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
+                let policy = Policy {
+                    targets: self.targeted_fields.clone(),
+                    ..Policy::pattern(entry.ttl, entry.overrides)
+                };
+                let rule = Rule::new(entry.path.as_str(), policy)
+                    .per_user(entry.per_user)
+                    .vary_on(
+                        entry
+                            .vary_on
+                            .clone()
+                            .unwrap_or_else(|| self.include_headers.clone()),
+                    )
+                    .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
                 (entry.path.clone(), Arc::new(rule))
             })
             .collect()

@@ -654,6 +654,8 @@ impl Fill {
         }
         if head.status == StatusCode::PARTIAL_CONTENT {
             self.key = partial::key(&self.key);
+            // One part is kept, so its index begins anew.
+            self.index = None;
         }
         let placed = head.variant.as_ref().map(|variant| {
             self.shared

@@ -1,7 +1,7 @@
 //! Parts of a representation that are stored for themselves (RFC 9111 §3.3, §3.4).
 //!
-//! Of a URL without variants one part is kept, the last, under a key of its own. It answers range
-//! requests that lie within it. A request for the whole, where the part is the beginning, asks for
+//! Of each URL one part is kept, the last, under a key of its own, with the variant it is of. It
+//! answers range requests that lie within it. A request for the whole, where the part is the beginning, asks for
 //! the rest only; the two are combined if they share a strong validator, and if they turn out not
 //! to, the whole is asked for anew.
 
@@ -80,13 +80,13 @@ pub(crate) fn select(entry: &Entry, headers: &HeaderMap, now: Millis) -> Option<
         .then(|| held.select(spec).map(|part| (held, part)))?
 }
 
-/// Whether a response to a range request can be stored as a part: one range, no variants.
+/// Whether a response to a range request can be stored as a part: one range.
 pub(crate) fn is_storable(headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(header::CONTENT_RANGE);
     let range = ranges
         .next()
         .and_then(|range| parse_content_range(range.as_bytes()));
-    range.is_some() && ranges.next().is_none() && !headers.contains_key(header::VARY)
+    range.is_some() && ranges.next().is_none()
 }
 
 /// Makes a request for the whole one for what is missing behind a stored beginning. `false` where
@@ -117,12 +117,9 @@ pub(crate) fn ask_for_rest(entry: &Entry, headers: &mut HeaderMap) -> bool {
 }
 
 /// Whether a 206 is the rest behind a stored beginning: the same strong tag, the next byte, the same
-/// whole (RFC 9110 §15.3.7.3). Gives the length of the whole. A rest that varies goes with no part,
-/// since parts are kept only of what does not.
+/// whole (RFC 9110 §15.3.7.3). Gives the length of the whole. A strong tag is unique among all
+/// variants of a resource (§8.8.1), so both are of the same.
 pub(crate) fn completes(entry: &Entry, rest: &HeaderMap) -> Option<u64> {
-    if rest.contains_key(header::VARY) {
-        return None;
-    }
     let held = Held::of_entry(entry)?;
     let rest = MapFields(rest);
     let (part, complete) = parse_content_range(rest.first("content-range")?)?;

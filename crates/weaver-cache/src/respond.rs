@@ -250,7 +250,9 @@ fn finish(
     cache: &str,
 ) {
     let headers = response.headers_mut();
-    headers.insert(header::AGE, HeaderValue::from(lifetime.age(now) / 1000));
+    // RFC 9111 §1.2.2: no delta-seconds above 2^31.
+    let age = (lifetime.age(now) / 1000).min(1 << 31);
+    headers.insert(header::AGE, HeaderValue::from(age));
     add_status(headers, member, cache);
 }
 

@@ -4,8 +4,8 @@ use crate::{
     config::{Config, RouteCache, RouteConfig},
     proxy::Upstreams,
 };
-use std::sync::Arc;
-use weaver_cache::{Pattern, Rule, policy::Policy};
+use std::{sync::Arc, time::Duration};
+use weaver_cache::{CacheConfig, Pattern, Rule, policy::Policy};
 use weaver_metrics::{HttpMetrics, RouteHttpMetrics};
 
 /// A configured route.
@@ -50,7 +50,7 @@ impl Routes {
             .map(|route| {
                 Arc::new(Route {
                     upstreams: Upstreams::new(route),
-                    rule: rule(route),
+                    rule: rule(route, &config.cache),
                     metrics: metrics.route(&route.name),
                     config: route.clone(),
                 })
@@ -123,14 +123,23 @@ fn covers(prefix: &str, path: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
 }
 
-fn rule(route: &RouteConfig) -> Option<Arc<Rule>> {
+fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
     let policy = match route.cache {
         RouteCache::Off => return None,
-        RouteCache::Standard => Policy::standard(),
-        RouteCache::Pattern { ttl, overrides } => Policy::pattern(ttl, overrides),
+        RouteCache::Standard => cache.standard_policy(),
+        RouteCache::Pattern { ttl, overrides } => Policy {
+            targets: cache.targeted_fields.clone(),
+            ..Policy::pattern(ttl, overrides)
+        },
     };
+    let seconds = |own: Option<Duration>, default| own.map_or(default, |own| own.as_secs());
     let policy = Policy {
         client_may_force: route.client_may_force && policy.client_may_force,
+        stale_while_revalidate: seconds(
+            route.stale_while_revalidate,
+            policy.stale_while_revalidate,
+        ),
+        stale_if_error: seconds(route.stale_if_error, policy.stale_if_error),
         ..policy
     };
     // A route by the RFCs protects what is authenticated by their rule (RFC 9111 §3.5); one with a

@@ -13,8 +13,9 @@ pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, RequestBody>;
 
 /// Idle connections to one upstream that a worker keeps.
 const MAX_IDLE: usize = 128;
-/// Shorter than the keep-alive of common servers, so that we close first.
-const IDLE: Duration = Duration::from_secs(30);
+/// Shorter than the keep-alive of common servers (Node, uvicorn and Apache: 5 s), so that we close
+/// first: a POST on a connection that the upstream is closing cannot be repeated.
+const IDLE: Duration = Duration::from_secs(4);
 
 /// Clients by their connect timeout, which belongs to the connector.
 pub(crate) struct Clients {

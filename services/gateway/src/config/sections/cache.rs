@@ -47,6 +47,17 @@ pub(super) fn read(
             defaults.collapse_timeout,
             Duration::from_millis(1),
         ),
+        targeted_fields: section
+            .parsed_list("targeted_fields", |text| {
+                super::header(text).map(|name| name.as_str().to_owned())
+            })
+            .unwrap_or(defaults.targeted_fields),
+        stale_while_revalidate: section.duration(
+            "stale_while_revalidate",
+            defaults.stale_while_revalidate,
+            Duration::ZERO,
+        ),
+        stale_if_error: section.duration("stale_if_error", defaults.stale_if_error, Duration::ZERO),
         hit_for_miss: section.duration("hit_for_miss", defaults.hit_for_miss, Duration::ZERO),
         cache_patterns: patterns(section.section("patterns"), defaults.cache_patterns),
         identity_secret: identity_secret(secret.as_deref(), auth, redis),

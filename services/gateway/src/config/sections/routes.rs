@@ -1,6 +1,7 @@
 //! `[[routes]]`
 
 use super::{Keying, Section, keying};
+use crate::config::values;
 use actix_web::http::header::HeaderName;
 use std::{collections::BTreeSet, time::Duration};
 use weaver_cache::QueryRule;
@@ -24,6 +25,10 @@ pub struct RouteConfig {
     pub query: Option<QueryRule>,
     /// Whether a request's Cache-Control may force a fetch.
     pub client_may_force: bool,
+    /// `stale-while-revalidate` of responses that say none, in place of the cache's.
+    pub stale_while_revalidate: Option<Duration>,
+    /// `stale-if-error` of responses that say none, in place of the cache's.
+    pub stale_if_error: Option<Duration>,
     /// The Host sent on; `None` keeps the client's.
     pub host: Option<String>,
     /// The deadline of a connection attempt.
@@ -136,6 +141,8 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         vary_on,
         query,
         client_may_force: section.flag("client_may_force", true),
+        stale_while_revalidate: section.parsed("stale_while_revalidate", values::duration),
+        stale_if_error: section.parsed("stale_if_error", values::duration),
         host: section.text("host"),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), least),
         first_byte_timeout: section.duration("first_byte_timeout", Duration::from_secs(60), least),

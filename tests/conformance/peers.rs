@@ -75,7 +75,8 @@ pub(crate) async fn start(name: &str, origin: u16) -> Result<Peer> {
         }
         "trafficserver" => {
             let root = traffic_server_root(&directory, port, origin)?;
-            let variables = [("TS_ROOT", root.as_str())];
+            let runroot = format!("{root}/runroot.yaml");
+            let variables = [("TS_RUNROOT", runroot.as_str())];
             let program = found(&["/usr/bin/traffic_server"])?;
             Process::start_with(program, &[], &directory, &variables)?
         }

@@ -11,6 +11,7 @@ mod operations;
 mod proxy;
 mod purge;
 mod redis;
+mod search;
 mod truncation;
 
 use std::time::Duration;

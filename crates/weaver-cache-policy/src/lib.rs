@@ -62,6 +62,7 @@ mod outcome;
 mod policy;
 pub mod range;
 pub mod reuse;
+pub mod search;
 pub mod status;
 pub mod store;
 mod time;

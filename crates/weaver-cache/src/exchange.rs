@@ -75,6 +75,9 @@ struct Exchange<S> {
     started: Instant,
     traits: Traits,
     wishes: Wishes,
+    /// The key of just this URL.
+    exact: key::KeyBytes,
+    /// The same, or that of a stored response which answers for this URL too.
     key: key::KeyBytes,
     partitioned: bool,
     principal: bool,
@@ -125,9 +128,9 @@ where
             }
         }));
     }
-    let exchange = Exchange::new(shared, service, rule, traits, &req);
+    let mut exchange = Exchange::new(shared, service, rule, traits, &req);
     let now = shared.now();
-    let found = shared.find_now(&exchange.key, req.headers());
+    let found = shared.find_equivalent_now(&mut exchange.key, req.headers());
     if let Some(found) = &found
         && let Some(entry) = &found.entry
     {
@@ -209,6 +212,7 @@ impl<S> Exchange<S> {
             } else {
                 Wishes::none()
             },
+            exact: keyed.key.clone(),
             key: keyed.key,
             partitioned: keyed.partitioned,
             shared: Arc::clone(shared),
@@ -221,7 +225,11 @@ impl<S> Exchange<S> {
     }
 
     /// Goes on from what memory had, which is nothing that answers at once.
-    async fn run<B>(self, req: ServiceRequest, found: Option<Found>) -> Result<Response<B>, Error>
+    async fn run<B>(
+        mut self,
+        req: ServiceRequest,
+        found: Option<Found>,
+    ) -> Result<Response<B>, Error>
     where
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
@@ -229,8 +237,9 @@ impl<S> Exchange<S> {
         let mut found = match found {
             Some(found) => found,
             None => {
+                self.key.clone_from(&self.exact);
                 self.shared
-                    .find(Tier::Memory, &self.key, req.headers())
+                    .find_equivalent(Tier::Memory, &mut self.key, req.headers())
                     .await
             }
         };
@@ -256,7 +265,7 @@ impl<S> Exchange<S> {
             if !self.wishes.no_cache {
                 let in_redis = self
                     .shared
-                    .find(Tier::Redis, &self.key, req.headers())
+                    .find_equivalent(Tier::Redis, &mut self.key, req.headers())
                     .await;
                 if let Some(entry) = &in_redis.entry
                     && self.decide(&in_redis, now) != Decision::Revalidate
@@ -288,7 +297,7 @@ impl<S> Exchange<S> {
             return self.lead(req, Lead::solo(), found).await;
         }
         let insists = found.entry.is_some() && self.wishes.no_cache;
-        if self.shared.is_marked(&self.key).await {
+        if self.shared.is_marked(&self.exact).await {
             return self.lead(req, Lead::solo(), found).await;
         }
         let flight_key = self.flight_key(found.index.as_ref(), req.headers());
@@ -357,7 +366,7 @@ impl<S> Exchange<S> {
     /// it has any.
     fn flight_key(&self, index: Option<&Arc<Index>>, headers: &HeaderMap) -> key::KeyBytes {
         let Some(latest) = index.and_then(|index| Some((index, index.variants.first()?))) else {
-            return self.key.clone();
+            return self.exact.clone();
         };
         let (index, latest) = latest;
         let variant = weaver_cache_policy::vary::Variant::new(
@@ -366,7 +375,8 @@ impl<S> Exchange<S> {
             &MapFields(headers),
             &MapFields(&HeaderMap::new()),
         );
-        key::of_variant(&self.key, &index.nonce, &variant.digest)
+        // Of just this URL: what comes may not answer for the others.
+        key::of_variant(&self.exact, &index.nonce, &variant.digest)
     }
 
     fn own<B>(&self, req: ServiceRequest, response: HttpResponse<OwnBody>) -> Response<B> {
@@ -506,6 +516,7 @@ impl<S> Exchange<S> {
         Fill {
             shared: Arc::clone(&self.shared),
             rule: Arc::clone(&self.rule),
+            exact: self.exact.clone(),
             key: self.key.clone(),
             partitioned: self.partitioned,
             authenticated: (self.principal || self.traits.authorization)

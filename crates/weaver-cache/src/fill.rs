@@ -63,6 +63,9 @@ type Sender<B> = Option<oneshot::Sender<Reply<B>>>;
 pub(crate) struct Fill {
     pub(crate) shared: Arc<Shared>,
     pub(crate) rule: Arc<Rule>,
+    /// The key of just the URL that is asked for.
+    pub(crate) exact: KeyBytes,
+    /// The key of what is stored, which may be of an equivalent URL.
     pub(crate) key: KeyBytes,
     pub(crate) partitioned: bool,
     pub(crate) authenticated: bool,
@@ -244,7 +247,7 @@ impl Fill {
         self.shared.redis.as_ref()?;
         let found = self
             .shared
-            .find(Tier::Redis, &self.key, req.headers())
+            .find_equivalent(Tier::Redis, &mut self.key, req.headers())
             .await;
         if found.entry.is_some() || found.index.is_some() {
             self.shared.promote(&self.key, &found).await;
@@ -389,7 +392,7 @@ impl Fill {
                 .land(Landing::Failed(res.status().as_u16()));
         } else {
             if reason != Bypass::RequestNoStore && !self.ranged {
-                self.shared.mark(&self.key).await;
+                self.shared.mark(&self.exact).await;
             }
             self.lead.flight.land(Landing::Alone);
         }
@@ -621,7 +624,7 @@ impl Fill {
                 if total > self.shared.config.max_object || !room {
                     reserved = None;
                     self.stop_keeping();
-                    self.shared.mark(&self.key).await;
+                    self.shared.mark(&self.exact).await;
                 }
             }
             if reserved.is_none() && !self.wait_for_readers().await {
@@ -651,6 +654,11 @@ impl Fill {
     async fn commit(&mut self, head: Arc<Head>, begun: Instant) {
         if self.lead.flight.is_doomed() {
             return;
+        }
+        let key = self.shared.place_search(&self.exact, &head).await;
+        if key != self.key {
+            // Another key's variants are not this one's.
+            (self.key, self.index) = (key, None);
         }
         if head.status == StatusCode::PARTIAL_CONTENT {
             self.key = partial::key(&self.key);

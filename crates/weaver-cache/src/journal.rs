@@ -109,6 +109,8 @@ struct State {
 struct Marks {
     all: Position,
     urls: Recent,
+    /// The paths of `urls`: what stands for many URLs goes with any of its path.
+    paths: Recent,
     tags: Recent,
     prefixes: BTreeMap<Position, (Option<String>, String)>,
 }
@@ -204,7 +206,11 @@ impl State {
                 None
             }
             Purge::Tag(tag) => marks.tags.insert(tag, at),
-            Purge::Url { host, target } => marks.urls.insert(name(host.as_deref(), &target), at),
+            Purge::Url { host, target } => {
+                let path = target.split('?').next().unwrap_or("");
+                let forgotten = marks.paths.insert(name(host.as_deref(), path), at);
+                forgotten.max(marks.urls.insert(name(host.as_deref(), &target), at))
+            }
             Purge::Prefix { host, prefix } => {
                 marks.prefixes.insert(at, (host, prefix));
                 if marks.prefixes.len() > MAX_PREFIXES {
@@ -239,6 +245,13 @@ impl Marks {
         let Some((host, path, query)) = crate::key::url(&entry.key) else {
             return true;
         };
+        let canonical = crate::key::is_canonical(&entry.key);
+        if canonical
+            && (self.paths.after(&name(Some(host), path), position)
+                || self.paths.after(&name(None, path), position))
+        {
+            return true;
+        }
         if !self.urls.by_name.is_empty() {
             let target = match query {
                 Some(query) if !query.is_empty() => format!("{path}?{query}"),
@@ -257,6 +270,10 @@ impl Marks {
             .range(position.next()..)
             .any(|(_, (purged, prefix))| {
                 let of_host = purged.as_deref().is_none_or(|purged| purged == host);
+                let prefix = match prefix.split_once('?') {
+                    Some((prefix, _)) if canonical => return of_host && prefix == path,
+                    _ => prefix,
+                };
                 let whole = query.map(|query| format!("{path}?{query}"));
                 of_host
                     && whole

@@ -12,6 +12,10 @@ use smallvec::SmallVec;
 const VERSION: u8 = 1;
 const QUERY_IGNORED: u8 = 0;
 const QUERY_KEPT: u8 = 1;
+/// In place of a query: the record of how the responses of a path vary by it.
+const QUERY_SEARCH: u8 = 2;
+/// The query in a canonical form, which stands for all that are equivalent (RFC 9875).
+const QUERY_CANONICAL: u8 = 3;
 
 pub(crate) type KeyBytes = SmallVec<[u8; 192]>;
 
@@ -129,11 +133,57 @@ pub(crate) fn url(key: &[u8]) -> Option<(&str, &str, Option<&str>)> {
     }
     let (host, path) = (take(&mut rest)?, take(&mut rest)?);
     let (kept, mut rest) = rest.split_first()?;
-    if *kept == QUERY_IGNORED {
-        return Some((host, path, None));
+    match *kept {
+        QUERY_KEPT => rest = rest.get(1..)?,
+        QUERY_CANONICAL => {}
+        _ => return Some((host, path, None)),
     }
-    rest = rest.get(1..)?;
     Some((host, path, Some(take(&mut rest)?)))
+}
+
+/// Whether a key stands for all URLs that are equivalent to its own.
+pub(crate) fn is_canonical(key: &[u8]) -> bool {
+    query_section(key).is_some_and(|section| key[section.start] == QUERY_CANONICAL)
+}
+
+/// The key under which it is kept how the responses of a key's path vary by their query.
+pub(crate) fn of_search(key: &[u8]) -> Option<KeyBytes> {
+    with_query(key, &[QUERY_SEARCH])
+}
+
+/// A key with another query, which stands for all that are equivalent to it.
+pub(crate) fn with_canonical(key: &[u8], query: &str) -> Option<KeyBytes> {
+    let mut section = KeyBytes::new();
+    section.push(QUERY_CANONICAL);
+    put(&mut section, query.as_bytes());
+    with_query(key, &section)
+}
+
+fn with_query(key: &[u8], section: &[u8]) -> Option<KeyBytes> {
+    let old = query_section(key).filter(|old| key[old.start] == QUERY_KEPT)?;
+    let mut made = KeyBytes::from_slice(&key[..old.start]);
+    made.extend_from_slice(section);
+    made.extend_from_slice(&key[old.end..]);
+    Some(made)
+}
+
+/// Where in a key the query is, with what says of which kind it is.
+fn query_section(key: &[u8]) -> Option<std::ops::Range<usize>> {
+    let length_at = |at: usize| {
+        let bytes = key.get(at..)?.first_chunk::<4>()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    let host = 1;
+    let path = host + 4 + length_at(host)?;
+    let start = path.checked_add(4)?.checked_add(length_at(path)?)?;
+    let before_text = match *key.get(start)? {
+        QUERY_KEPT => 2,
+        QUERY_CANONICAL => 1,
+        _ => return Some(start..start + 1),
+    };
+    let text = start + before_text;
+    let end = text.checked_add(4)?.checked_add(length_at(text)?)?;
+    (end <= key.len()).then_some(start..end)
 }
 
 /// The name of a key in Redis.
@@ -181,6 +231,27 @@ mod tests {
             key("a.EXAMPLE", "/p", Some("q=1"), &rule(), &HeaderMap::new())
         );
         assert_eq!(url(&of_variant(&made, &[0; 16], &[1; 32])), url(&made));
+    }
+
+    #[test]
+    fn a_canonical_key_has_the_same_user_and_another_query() {
+        let user = |token: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
+            headers
+        };
+        let made = |query, token| key("h", "/p", query, &rule().per_user(true), &user(token));
+        let canonical = |query, token| with_canonical(&made(query, token), "q=1").unwrap();
+        assert_eq!(canonical(Some("x"), "a"), canonical(None, "a"));
+        assert_ne!(canonical(Some("x"), "a"), canonical(Some("x"), "b"));
+        assert_ne!(canonical(Some("x"), "a"), made(Some("q=1"), "a"));
+        assert_eq!(url(&canonical(None, "a")), Some(("h", "/p", Some("q=1"))));
+        assert!(is_canonical(&canonical(None, "a")) && !is_canonical(&made(None, "a")));
+        assert_eq!(
+            of_search(&made(None, "a")),
+            of_search(&made(Some("x"), "a"))
+        );
+        assert_eq!(of_search(&canonical(None, "a")), None);
     }
 
     #[test]
@@ -232,6 +303,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = url(&bytes);
+            let _ = (is_canonical(&bytes), of_search(&bytes), with_canonical(&bytes, "q"));
         }
     }
 }

@@ -70,6 +70,7 @@ mod partial;
 mod redis;
 mod respond;
 mod rule;
+mod search;
 mod shared;
 
 pub use config::{CacheConfig, CachePattern};

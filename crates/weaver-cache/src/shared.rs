@@ -52,6 +52,12 @@ pub(crate) struct Found {
     pub(crate) index: Option<Arc<Index>>,
 }
 
+impl Found {
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.entry.is_none() && self.index.is_none()
+    }
+}
+
 impl Shared {
     pub(crate) fn markers(config: &CacheConfig) -> Moka<Arc<[u8]>, ()> {
         Moka::builder()
@@ -74,7 +80,7 @@ impl Shared {
         Millis(own.saturating_add_signed(offset))
     }
 
-    async fn get(&self, tier: Tier, key: &[u8]) -> Option<Record> {
+    pub(crate) async fn get(&self, tier: Tier, key: &[u8]) -> Option<Record> {
         match tier {
             Tier::Memory => self.memory.as_ref()?.get(key).await,
             Tier::Redis => self.redis.as_ref()?.get(key).await,
@@ -174,7 +180,7 @@ impl Shared {
         }
     }
 
-    fn until(&self, entry: &Entry) -> Millis {
+    pub(crate) fn until(&self, entry: &Entry) -> Millis {
         let keep = u64::try_from(self.config.keep_validators.as_millis()).unwrap_or(u64::MAX);
         entry.head.lifetime.useful_until(keep)
     }
@@ -208,21 +214,23 @@ impl Shared {
         let bytes = entry.body.len() as u64;
         let index = index.map(|(primary, index)| Record::Index(primary.into(), Arc::new(index)));
         let index_until = until.max(now.plus(INDEX_LIFE));
-        let record = Record::Entry(entry);
-        if let Some(memory) = &self.memory {
-            memory.put(record.clone(), until, now).await;
-            if let Some(index) = &index {
-                memory.put(index.clone(), index_until, now).await;
-            }
-        }
-        if let Some(redis) = &self.redis {
-            redis.put(record, until, now);
-            if let Some(index) = index {
-                redis.put(index, index_until, now);
-            }
+        self.put(Record::Entry(entry), until).await;
+        if let Some(index) = index {
+            self.put(index, index_until).await;
         }
         self.metrics.stored(bytes);
         true
+    }
+
+    /// Puts a record into the tiers.
+    pub(crate) async fn put(&self, record: Record, until: Millis) {
+        let now = self.now();
+        if let Some(memory) = &self.memory {
+            memory.put(record.clone(), until, now).await;
+        }
+        if let Some(redis) = &self.redis {
+            redis.put(record, until, now);
+        }
     }
 
     /// Removes one stored response.

@@ -1,31 +1,32 @@
 //! One request's way through the cache.
 
+mod answer;
 mod origin;
 
 use crate::{
     Principal, Rule,
-    entry::{Entry, Head, Index, MapFields},
-    fill::{self, Fill, Reply},
-    flight::{Flight, Joined, Landing, Lead, Reader},
+    entry::{Entry, Index, MapFields},
+    fill::{self, Fill},
+    flight::{Joined, Lead},
     key::{self, Target},
-    partial,
-    respond::{self, CacheBody, Client, OwnBody},
+    respond::CacheBody,
     shared::{Found, Shared},
 };
 use actix_http::body::{EitherBody, MessageBody};
 use actix_service::Service;
 use actix_web::{
-    Error, HttpMessage, HttpRequest, HttpResponse,
+    Error, HttpMessage,
     dev::{ServiceRequest, ServiceResponse},
     error::ErrorInternalServerError,
     http::{
-        Method, StatusCode,
+        Method,
         header::{self, HeaderMap},
     },
 };
+use answer::{Follow, Served};
 use futures_util::future::LocalBoxFuture;
 use std::{rc::Rc, sync::Arc, time::Instant};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 use weaver_cache_policy::{
     Bypass, Lifetime, Millis, Outcome, invalidation,
     reuse::{self, Decision, Wishes},
@@ -379,102 +380,6 @@ impl<S> Exchange<S> {
         key::of_variant(&self.exact, &index.nonce, &variant.digest)
     }
 
-    fn own<B>(&self, req: ServiceRequest, response: HttpResponse<OwnBody>) -> Response<B> {
-        req.into_response(response)
-            .map_body(|_, body| EitherBody::right(CacheBody(body)))
-    }
-
-    fn client<'a>(&self, method: &'a Method, headers: &'a HeaderMap) -> Client<'a> {
-        Client {
-            method,
-            headers,
-            conditional: self.traits.conditional,
-            range: self.traits.range,
-        }
-    }
-
-    fn answer<B>(
-        &self,
-        req: ServiceRequest,
-        entry: &Entry,
-        tier: Tier,
-        outcome: Outcome,
-        now: Millis,
-    ) -> Response<B> {
-        let served = Served {
-            tier,
-            outcome,
-            now,
-            member: Member::default(),
-        };
-        let response = self.serve(req.method(), req.headers(), entry, served);
-        self.own(req, response)
-    }
-
-    fn serve(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        entry: &Entry,
-        served: Served,
-    ) -> HttpResponse<OwnBody> {
-        let Served {
-            tier,
-            outcome,
-            now,
-            member,
-        } = served;
-        let member = Member {
-            ttl: Some(ttl(&entry.head, now)),
-            ..member
-        };
-        if self.shared.config.track_stats {
-            let counters = self.rule.counters(&self.shared.metrics);
-            counters.count(tier, outcome.as_str());
-            if matches!(outcome, Outcome::Hit | Outcome::Stale) {
-                let took = self.started.elapsed().as_secs_f64();
-                counters.saved(entry.fill_micros as f64 / 1e6 - took);
-            }
-        }
-        respond::from_entry(
-            entry,
-            &self.client(method, headers),
-            now,
-            member,
-            &self.shared.config.name,
-        )
-    }
-
-    /// Answers a range request from a stored part, if there is a fresh one that has it.
-    async fn answer_range(
-        &self,
-        headers: &HeaderMap,
-        now: Millis,
-    ) -> Option<HttpResponse<OwnBody>> {
-        if self.wishes.no_cache {
-            return None;
-        }
-        let key = partial::key(&self.key);
-        for tier in [Tier::Memory, Tier::Redis] {
-            let found = self.shared.find(tier, &key, headers).await;
-            let Some(entry) = &found.entry else { continue };
-            if self.decide(&found, now) != Decision::Fresh {
-                continue;
-            }
-            let Some((held, part)) = partial::select(entry, headers, now) else {
-                continue;
-            };
-            count(&self.shared, &self.rule, tier, Outcome::Hit);
-            let member = Member {
-                ttl: Some(ttl(&entry.head, now)),
-                ..Member::default()
-            };
-            let name = &self.shared.config.name;
-            return Some(respond::from_part(entry, held, part, now, member, name));
-        }
-        None
-    }
-
     /// RFC 5861 §3: the client gets what is stored, and the request goes on to refresh it.
     fn answer_and_refresh<B>(
         self,
@@ -551,164 +456,6 @@ impl<S> Exchange<S> {
         };
         self.deliver(reply, own_headers)
     }
-
-    /// Makes the leader's response of what its fill has replied. `own_headers` are the client's,
-    /// where the fill has changed them.
-    fn deliver<B>(
-        &self,
-        reply: Reply<B>,
-        own_headers: Option<HeaderMap>,
-    ) -> Result<Response<B>, Error> {
-        let respond = |req: HttpRequest, make: &dyn Fn(&HeaderMap) -> HttpResponse<OwnBody>| {
-            let response = make(own_headers.as_ref().unwrap_or_else(|| req.headers()));
-            ServiceResponse::new(req, response)
-                .map_body(|_, body| EitherBody::right(CacheBody(body)))
-        };
-        match reply {
-            Reply::Refused(error) => Err(error),
-            Reply::Own(mut res, member, outcome) => {
-                count(&self.shared, &self.rule, Tier::None, outcome);
-                respond::add_status(res.headers_mut(), member, &self.shared.config.name);
-                Ok(res.map_into_left_body())
-            }
-            Reply::Entry(req, entry, tier, outcome, member) => Ok(respond(req, &|headers| {
-                let now = self.shared.now();
-                let served = Served {
-                    tier,
-                    outcome,
-                    now,
-                    member,
-                };
-                self.serve(&Method::GET, headers, &entry, served)
-            })),
-            Reply::Stream(req, head, reader, member) => {
-                count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
-                Ok(self.stream(req, &head, reader, member, own_headers.as_ref()))
-            }
-        }
-    }
-
-    /// The response to a client whose request began what is coming in.
-    fn stream<B>(
-        &self,
-        req: HttpRequest,
-        head: &Head,
-        reader: Reader,
-        member: Member,
-        own_headers: Option<&HeaderMap>,
-    ) -> Response<B> {
-        let headers = own_headers.unwrap_or_else(|| req.headers());
-        let response = self.join_flight(&Method::GET, headers, head, reader, member);
-        ServiceResponse::new(req, response).map_body(|_, body| EitherBody::right(CacheBody(body)))
-    }
-
-    fn join_flight(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        head: &Head,
-        reader: Reader,
-        member: Member,
-    ) -> HttpResponse<OwnBody> {
-        let now = self.shared.now();
-        let member = Member {
-            ttl: Some(ttl(head, now)),
-            ..member
-        };
-        let client = self.client(method, headers);
-        respond::from_flight(head, reader, &client, now, member, &self.shared.config.name)
-    }
-
-    async fn follow(&self, flight: &Arc<Flight>, req: &ServiceRequest) -> Follow {
-        let Ok(landing) = timeout(self.shared.config.collapse_timeout, flight.landed()).await
-        else {
-            return Follow::Alone;
-        };
-        let headers = req.headers();
-        let selects = |head: &Head| {
-            let secret = self.shared.secret.bytes();
-            head.variant
-                .as_ref()
-                .is_none_or(|variant| variant.matches(secret, &MapFields(headers)))
-        };
-        let member = Member {
-            forward: Some(Forward::UriMiss),
-            collapsed: true,
-            ..Member::default()
-        };
-        match landing {
-            Landing::Entry(entry, tier, outcome) if selects(&entry.head) => {
-                let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);
-                let member = if hit { Member::default() } else { member };
-                let outcome = if hit { outcome } else { Outcome::Collapsed };
-                let now = self.shared.now();
-                let served = Served {
-                    tier,
-                    outcome,
-                    now,
-                    member,
-                };
-                Follow::Answer(self.serve(req.method(), headers, &entry, served))
-            }
-            Landing::Streaming(head, length) if selects(&head) => {
-                let Some(reader) = flight.reader(length) else {
-                    return Follow::Alone;
-                };
-                count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
-                Follow::Answer(self.join_flight(req.method(), headers, &head, reader, member))
-            }
-            Landing::Failed(status) => {
-                count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-                Follow::Answer(self.problem(status, member))
-            }
-            Landing::Abandoned => Follow::Again,
-            _ => Follow::Alone,
-        }
-    }
-
-    /// RFC 9457.
-    fn problem(&self, status: StatusCode, member: Member) -> HttpResponse<OwnBody> {
-        let title = status.canonical_reason().unwrap_or("Error");
-        let body = format!(
-            r#"{{"type":"about:blank","title":"{title}","status":{}}}"#,
-            status.as_u16()
-        );
-        let mut response = HttpResponse::with_body(status, OwnBody::Full(Some(body.into())));
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/problem+json"),
-        );
-        respond::add_status(response.headers_mut(), member, &self.shared.config.name);
-        response
-    }
-
-    /// RFC 9111 §5.2.1.7.
-    fn not_cached<B>(&self, req: ServiceRequest) -> Response<B> {
-        count(&self.shared, &self.rule, Tier::None, Outcome::Bypass);
-        let member = Member {
-            detail: Some("only-if-cached"),
-            forward: Some(Forward::Request),
-            ..Member::default()
-        };
-        let response = self.problem(StatusCode::GATEWAY_TIMEOUT, member);
-        self.own(req, response)
-    }
-}
-
-/// How a stored response is served.
-struct Served {
-    tier: Tier,
-    outcome: Outcome,
-    now: Millis,
-    member: Member,
-}
-
-/// What a follower does next.
-enum Follow {
-    Answer(HttpResponse<OwnBody>),
-    Again,
-    Alone,
 }
 
 fn found_fresh<S>(exchange: &Exchange<S>, found: &Found) -> bool {
@@ -717,8 +464,4 @@ fn found_fresh<S>(exchange: &Exchange<S>, found: &Found) -> bool {
         .entry
         .as_ref()
         .is_some_and(|entry| entry.head.lifetime.ttl(now) > 0)
-}
-
-fn ttl(head: &Head, now: Millis) -> i64 {
-    head.lifetime.ttl(now).div_euclid(1000)
 }

@@ -5,13 +5,16 @@
 //! the client's request, since only that can be given to the handler, and gives the part of it that
 //! a response needs back with the reply.
 
+mod confirm;
+mod keep;
+
 use crate::{
     Detached, OriginUnreachable, Rule,
-    entry::{Entry, Fields, Head, Index, MapFields, StoredFields},
-    flight::{Broken, Landing, Lead, Reader, Reserved},
+    entry::{Entry, Head, Index, MapFields, StoredFields},
+    flight::{Landing, Lead, Reader},
     key::KeyBytes,
     partial,
-    shared::{Found, Shared, unchecked},
+    shared::{Found, Shared},
 };
 use actix_http::body::{BodySize, MessageBody};
 use actix_service::Service;
@@ -24,27 +27,17 @@ use actix_web::{
     },
     test::TestRequest,
 };
-use bytes::Bytes;
-use std::{
-    future::poll_fn,
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::{sync::oneshot, time::timeout};
+use keep::Begun;
+use std::{rc::Rc, sync::Arc, time::Instant};
+use tokio::sync::oneshot;
 use weaver_cache_policy::{
-    Bypass, Lifetime, Millis, Outcome, date,
+    Bypass, Lifetime, Millis, Outcome,
     reuse::{self, Decision, Wishes},
     status::{Forward, Member},
     store::{self, Answered, Asked},
     validation,
-    vary::{self, Variant},
 };
 use weaver_metrics::Tier;
-
-/// How long one reader may keep a window from moving before it is cut off.
-const STALL: Duration = Duration::from_secs(30);
 
 /// What the client whose request began the fill is to be given.
 pub(crate) enum Reply<B> {
@@ -404,293 +397,6 @@ impl Fill {
         // A client that has left drops the response, and with it the fetch.
         send(&mut reply, Reply::Own(res, member, Outcome::Miss));
     }
-
-    /// The stored response with the fields of one that confirms it, and whether it may be kept.
-    pub(crate) fn freshen<B>(
-        &self,
-        stored: &Arc<Entry>,
-        res: &ServiceResponse<B>,
-        times: &Times,
-    ) -> (Arc<Entry>, bool) {
-        let update: Fields = res
-            .headers()
-            .iter()
-            .filter(|(name, _)| *name != header::AGE)
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let fields = validation::freshened(&stored.head.fields, &update);
-        let mut aged = fields.clone();
-        aged.extend(
-            res.headers()
-                .get_all(header::AGE)
-                .map(|age| (header::AGE, age.clone())),
-        );
-        let request = res.request().headers();
-        let judged = self.lifetime(stored.head.status, request, &StoredFields(&aged), times);
-        let (lifetime, keep) = match judged {
-            Ok(lifetime) => (lifetime, true),
-            // Confirmed for this request, and not to be kept: served once, as stale.
-            Err(_) => (
-                Lifetime {
-                    received_at: times.received_at,
-                    ..Lifetime::default()
-                },
-                false,
-            ),
-        };
-        let entry = Arc::new(Entry {
-            key: Arc::clone(&stored.key),
-            head: Arc::new(Head {
-                status: stored.head.status,
-                fields,
-                lifetime,
-                position: times.position,
-                variant: stored.head.variant.clone(),
-            }),
-            body: stored.body.clone(),
-            fill_micros: micros(times.begun),
-            checked: unchecked(),
-        });
-        (entry, keep)
-    }
-
-    /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
-    async fn confirmed<B: MessageBody>(
-        self,
-        stored: &Arc<Entry>,
-        res: ServiceResponse<B>,
-        times: &Times,
-        mut reply: Sender<B>,
-    ) {
-        let (entry, keep) = self.freshen(stored, &res, times);
-        if keep {
-            self.shared.store(Arc::clone(&entry), None).await;
-        } else {
-            self.shared.discard(stored).await;
-        }
-        self.lead.flight.land(Landing::Entry(
-            Arc::clone(&entry),
-            Tier::None,
-            Outcome::Revalidated,
-        ));
-        let member = Member {
-            forward: Some(self.forward),
-            forward_status: Some(304),
-            stored: keep,
-            ..Member::default()
-        };
-        let (req, _) = res.into_parts();
-        send(
-            &mut reply,
-            Reply::Entry(req, entry, Tier::None, Outcome::Revalidated, member),
-        );
-    }
-
-    /// A response that may be stored: streamed to all who wait, and kept if it comes whole.
-    async fn keep<B>(
-        mut self,
-        res: ServiceResponse<B>,
-        lifetime: Lifetime,
-        times: Times,
-        mut reply: Sender<B>,
-        begun: Option<Begun>,
-    ) where
-        B: MessageBody + 'static,
-    {
-        let length = match res.response().body().size() {
-            BodySize::Sized(bytes) => Some(bytes),
-            BodySize::None => Some(0),
-            BodySize::Stream => None,
-        };
-        let length = begun.as_ref().map_or(length, |begun| Some(begun.whole));
-        let mut reserved = self.shared.budget.reserve();
-        let room = length.is_none_or(|bytes| reserved.grow(bytes));
-        // What came is only the rest where there is a beginning: then it streams on behind it,
-        // unkept, and never alone.
-        if !room && begun.is_none() {
-            return self.pass(res, Bypass::NoRoom, reply).await;
-        }
-        let Some(names) = vary::names(&MapFields(res.headers())) else {
-            return self.pass(res, Bypass::VaryStar, reply).await;
-        };
-        let variant = (!names.is_empty()).then(|| {
-            Variant::new(
-                self.shared.secret.bytes(),
-                names,
-                &MapFields(res.request().headers()),
-                &MapFields(res.headers()),
-            )
-        });
-        let view = MapFields(res.headers());
-        let withheld = store::withheld_fields(&view, &self.rule.policy, self.partitioned);
-        let mut fields = self.storable_fields(res.headers(), &withheld);
-        if !res.headers().contains_key(header::DATE) {
-            // RFC 9110 §6.6.1: who keeps a response without a Date gives it the time of its coming.
-            let now = date::format(times.received_at);
-            fields.extend(HeaderValue::try_from(now).map(|now| (header::DATE, now)));
-        }
-        let head = Arc::new(Head {
-            status: res.status(),
-            fields,
-            lifetime,
-            position: times.position,
-            variant,
-        });
-        // Its own client gets the withheld fields too: for it the response is new.
-        let own = if withheld.is_empty() {
-            Arc::clone(&head)
-        } else {
-            let fields = self.storable_fields(res.headers(), &[]);
-            let (status, position, variant) = (head.status, head.position, head.variant.clone());
-            Arc::new(Head {
-                status,
-                fields,
-                lifetime,
-                position,
-                variant,
-            })
-        };
-        let (req, response) = res.into_parts();
-        let stored = Member {
-            forward: Some(self.forward),
-            stored: true,
-            ..Member::default()
-        };
-        // The client's reader exists before anyone can see the flight, so that nothing is missed.
-        if let Some(reader) = self.lead.flight.reader(length) {
-            send(&mut reply, Reply::Stream(req, own, reader, stored));
-        }
-        self.lead
-            .flight
-            .land(Landing::Streaming(Arc::clone(&head), length));
-        let body = response.into_body();
-        let begun_bytes = begun.map(|begun| begun.bytes);
-        if !room {
-            self.stop_keeping();
-        }
-        if let Ok(true) = self
-            .pump(begun_bytes, body, length, room.then_some(&mut reserved))
-            .await
-        {
-            self.commit(head, times.begun).await;
-            self.lead.close();
-            self.lead.flight.end(Ok(()));
-        }
-    }
-
-    /// Everything but the fields of the connection, those that must not be stored, and those that
-    /// are made anew for each answer (RFC 9111 §3.1).
-    fn storable_fields(&self, headers: &HeaderMap, withheld: &[String]) -> Fields {
-        let view = MapFields(headers);
-        headers
-            .iter()
-            .filter(|(name, _)| {
-                **name != header::AGE
-                    && **name != header::CONTENT_LENGTH
-                    && !validation::is_hop_by_hop(name.as_str(), &view)
-                    && !withheld.iter().any(|field| field == name.as_str())
-            })
-            .map(|(name, value)| (name.clone(), HeaderValue::clone(value)))
-            .collect()
-    }
-
-    /// Nobody can join any more, and what every reader has is dropped.
-    fn stop_keeping(&mut self) {
-        self.lead.close();
-        self.lead.flight.stop_keeping();
-    }
-
-    /// Passes the body on, keeping it for as long as it has a share of the budget.
-    /// `Ok(true)`: it is whole and kept. `Ok(false)`: it ended, and was not
-    /// kept. An error: it broke off.
-    async fn pump<B: MessageBody>(
-        &mut self,
-        begun: Option<Bytes>,
-        body: B,
-        length: Option<u64>,
-        mut reserved: Option<&mut Reserved>,
-    ) -> Result<bool, Broken> {
-        let mut body = pin!(body);
-        let mut total = 0_u64;
-        if let Some(begun) = begun {
-            total = begun.len() as u64;
-            self.lead.flight.push(begun);
-        }
-        while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
-            let chunk: Bytes = chunk.map_err(|_| Broken)?;
-            total += chunk.len() as u64;
-            if let Some(share) = reserved.as_deref_mut() {
-                let room = length.is_some() || share.grow(chunk.len() as u64);
-                if total > self.shared.config.max_object || !room {
-                    reserved = None;
-                    self.stop_keeping();
-                    self.shared.mark(&self.exact).await;
-                }
-            }
-            if reserved.is_none() && !self.wait_for_readers().await {
-                return Ok(false);
-            }
-            self.lead.flight.push(chunk);
-        }
-        if length.is_some_and(|length| length != total) {
-            return Err(Broken);
-        }
-        if reserved.is_none() {
-            self.lead.flight.end(Ok(()));
-        }
-        Ok(reserved.is_some())
-    }
-
-    /// Waits for room in the window; `false` if nobody reads.
-    async fn wait_for_readers(&self) -> bool {
-        loop {
-            match timeout(STALL, self.lead.flight.room()).await {
-                Ok(reading) => return reading,
-                Err(_) => self.lead.flight.cut_off_stalled(),
-            }
-        }
-    }
-
-    async fn commit(&mut self, head: Arc<Head>, begun: Instant) {
-        if self.lead.flight.is_doomed() {
-            return;
-        }
-        let key = self.shared.place_search(&self.exact, &head).await;
-        if key != self.key {
-            // Another key's variants are not this one's.
-            (self.key, self.index) = (key, None);
-        }
-        if head.status == StatusCode::PARTIAL_CONTENT {
-            self.key = partial::key(&self.key);
-            // One part is kept, so its index begins anew.
-            self.index = None;
-        }
-        let placed = head.variant.as_ref().map(|variant| {
-            self.shared
-                .place_variant(&self.key, self.index.as_ref(), variant)
-        });
-        let (key, index) = match placed {
-            Some((key, index)) => (key, Some(index)),
-            None => (self.key.clone(), None),
-        };
-        let entry = Arc::new(Entry {
-            key: key.as_slice().into(),
-            head,
-            body: self.lead.flight.whole(),
-            fill_micros: micros(begun),
-            checked: unchecked(),
-        });
-        self.shared
-            .store(entry, index.map(|index| (&self.key[..], index)))
-            .await;
-    }
-}
-
-/// The stored beginning of a response whose rest comes in.
-struct Begun {
-    bytes: Bytes,
-    /// The length of the whole.
-    whole: u64,
 }
 
 fn send<B>(reply: &mut Sender<B>, what: Reply<B>) {

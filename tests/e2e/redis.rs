@@ -318,3 +318,68 @@ async fn neither_tokens_nor_cookies_reach_redis() -> Result<()> {
     }
     Ok(())
 }
+
+/// While Redis is frozen a look-up costs its deadline until the breaker opens, and nothing after; no
+/// request fails. The breaker's state is in the report and in the metrics.
+#[tokio::test]
+async fn an_open_breaker_spares_requests_the_wait_for_redis() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let breaker = "[redis.breaker]\nmin_calls = 5\nopen_for = \"300ms\"";
+    let config = format!(
+        "{}\n{breaker}\n[cache]\nredis_deadline = \"200ms\"\n{}",
+        shared(&redis, "retries = 0"),
+        origin.route("")
+    );
+    let gateway = Gateway::start(&config).await?;
+    connected(&gateway).await;
+    redis.freeze()?;
+    let state = async || {
+        let report = gateway.report().await?;
+        anyhow::Ok(report["redis_pool"]["circuit_breaker"].clone())
+    };
+    let mut asked = 0;
+    let mut ask = async || {
+        asked += 1;
+        let answer = client()
+            .get(gateway.url(&format!("/{asked}")))
+            .send()
+            .await?;
+        assert_eq!(answer.status(), 200);
+        anyhow::Ok(())
+    };
+    eventually("the breaker opens", async || {
+        assert!(ask().await.is_ok());
+        state()
+            .await
+            .is_ok_and(|breaker| breaker["state"] == "open")
+    })
+    .await;
+    let refused = state().await?["refused"].as_u64();
+    // While it is open, a miss is as quick as without Redis: far more of them fit between two probes
+    // than deadlines would.
+    let opened = state().await?["opened"].as_u64();
+    let mut quick = 0;
+    while state().await?["opened"].as_u64() == opened && quick < 20 {
+        ask().await?;
+        quick += 1;
+    }
+    assert!(quick > 5, "only {quick} requests between two probes");
+    assert!(state().await?["refused"].as_u64() > refused);
+    let text = client()
+        .get(gateway.admin_url("/metrics"))
+        .send()
+        .await?
+        .text()
+        .await?;
+    assert!(text.contains("weaver_redis_pool_circuit_breaker_opened_total"));
+    redis.thaw()?;
+    eventually("the breaker closes", async || {
+        assert!(ask().await.is_ok());
+        state()
+            .await
+            .is_ok_and(|breaker| breaker["state"] == "closed")
+    })
+    .await;
+    Ok(())
+}

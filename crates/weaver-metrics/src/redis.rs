@@ -1,4 +1,6 @@
-use crate::report::{RedisPoolConfigReport, RedisPoolInfo, RedisPoolReport, two_places};
+use crate::report::{
+    CircuitBreakerReport, RedisPoolConfigReport, RedisPoolInfo, RedisPoolReport, two_places,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -30,6 +32,14 @@ pub struct RedisPoolSnapshot {
     pub commands: u64,
     /// Commands failed.
     pub errors: u64,
+    /// Commands sent again.
+    pub repeated: u64,
+    /// Connections opened by growth.
+    pub opened: u64,
+    /// Connections closed by shrinking.
+    pub closed: u64,
+    /// The circuit breaker.
+    pub breaker: CircuitBreakerReport,
 }
 
 impl RedisPoolSnapshot {
@@ -59,6 +69,10 @@ impl RedisPoolSnapshot {
                 .map(|checked| two_places((self.now - checked).max(0.0))),
             total_commands_executed: self.commands,
             total_errors: self.errors,
+            total_repeated: self.repeated,
+            connections_opened: self.opened,
+            connections_closed: self.closed,
+            circuit_breaker: self.breaker,
         }
     }
 }
@@ -121,6 +135,46 @@ impl Collector for RedisPoolMetrics {
             ("error", now.errors),
         ] {
             ConstCounter::new(count).encode(family.encode_family(&[("outcome", outcome)])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "weaver_redis_pool_circuit_breaker",
+            "What the circuit breaker does: 1 for the state that it is in",
+            None,
+            MetricType::Gauge,
+        )?;
+        for state in ["closed", "open", "half_open"] {
+            let sample = ConstGauge::new(i64::from(state == now.breaker.state));
+            sample.encode(family.encode_family(&[("state", state)])?)?;
+        }
+        for (name, help, count) in [
+            (
+                "weaver_redis_pool_circuit_breaker_opened",
+                "How often the circuit breaker opened",
+                now.breaker.opened,
+            ),
+            (
+                "weaver_redis_pool_circuit_breaker_refused",
+                "Calls that the circuit breaker refused",
+                now.breaker.refused,
+            ),
+            (
+                "weaver_redis_pool_commands_repeated",
+                "Commands that were sent again",
+                now.repeated,
+            ),
+            (
+                "weaver_redis_pool_connections_opened",
+                "Connections opened by growth",
+                now.opened,
+            ),
+            (
+                "weaver_redis_pool_connections_closed",
+                "Connections closed by shrinking",
+                now.closed,
+            ),
+        ] {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(family)?;
         }
         Ok(())
     }

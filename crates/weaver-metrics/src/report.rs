@@ -79,6 +79,27 @@ pub struct RedisPoolReport {
     pub total_commands_executed: u64,
     /// Commands failed.
     pub total_errors: u64,
+    /// Commands sent again.
+    pub total_repeated: u64,
+    /// Connections opened by growth.
+    pub connections_opened: u64,
+    /// Connections closed by shrinking.
+    pub connections_closed: u64,
+    /// The circuit breaker.
+    pub circuit_breaker: CircuitBreakerReport,
+}
+
+/// The pool's circuit breaker.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CircuitBreakerReport {
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// How often it opened.
+    pub opened: u64,
+    /// Calls it refused.
+    pub refused: u64,
+    /// Why it opened last: `failures`, `slow_calls` or `probe`; null if it never did.
+    pub reason: Option<&'static str>,
 }
 
 /// The part of the pool's configuration that is no secret.

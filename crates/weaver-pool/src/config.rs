@@ -24,7 +24,7 @@ pub enum Topology {
 ///
 /// Durations may be anything from a millisecond to a day; [`RedisPoolConfig::validate`] names the
 /// first field that is out of its range.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct RedisPoolConfig {
     /// Host name or address of a standalone server.
     pub host: String,
@@ -59,9 +59,16 @@ pub struct RedisPoolConfig {
     pub socket_keepalive: bool,
     /// Time between the health checks of the background task; zero switches them off.
     pub health_check_interval: Duration,
-    /// Whether a repeatable command is sent once more when its deadline passed or its connection
-    /// broke.
+    /// Whether a repeatable command is sent again when its deadline passed or its connection broke.
     pub retry_on_timeout: bool,
+    /// Whether a repeatable command is sent again when the server was in no state to run it: it
+    /// loads its data, is a replica, has lost its primary, moves a slot.
+    pub retry_on_error: bool,
+    /// How often a repeatable command is sent again, 0 to 10. Over all calls one in ten may be, and
+    /// ten at once.
+    pub retries: u32,
+    /// When calls are refused because Redis fails or crawls.
+    pub breaker: BreakerConfig,
     /// After this long without a command a connection above the minimum is closed.
     pub max_idle_time: Duration,
 }
@@ -86,7 +93,48 @@ impl Default for RedisPoolConfig {
             socket_keepalive: true,
             health_check_interval: Duration::from_secs(30),
             retry_on_timeout: true,
+            retry_on_error: true,
+            retries: 2,
+            breaker: BreakerConfig::default(),
             max_idle_time: Duration::from_secs(300),
+        }
+    }
+}
+
+/// When the circuit breaker opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The share of calls in the window that fail, above 0 and up to 1, from which it opens. A call
+    /// fails that gets no answer in time, has no connection, or meets a server in no state to run
+    /// it; an error that is the command's own is none.
+    pub failure_rate: f64,
+    /// From how long on a call is slow.
+    pub slow_call: Duration,
+    /// The share of calls in the window that fail or are slow from which it opens.
+    pub slow_call_rate: f64,
+    /// The time that is looked back on.
+    pub window: Duration,
+    /// Calls in the window below which it never opens.
+    pub min_calls: u32,
+    /// How long calls are refused before probes are let through.
+    pub open_for: Duration,
+    /// Probes that must succeed, and of which no more are under way at once.
+    pub probes: u32,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            failure_rate: 0.5,
+            slow_call: Duration::from_secs(1),
+            slow_call_rate: 0.8,
+            window: Duration::from_secs(10),
+            min_calls: 20,
+            open_for: Duration::from_secs(1),
+            probes: 3,
         }
     }
 }
@@ -124,6 +172,14 @@ impl RedisPoolConfig {
                 self.max_connections,
             ),
             ("max_in_flight", self.max_in_flight as usize, 1, 100_000),
+            ("retries", self.retries as usize, 0, 10),
+            (
+                "breaker.min_calls",
+                self.breaker.min_calls as usize,
+                1,
+                1_000_000,
+            ),
+            ("breaker.probes", self.breaker.probes as usize, 1, 1000),
         ];
         for (field, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
@@ -136,11 +192,25 @@ impl RedisPoolConfig {
             ("socket_timeout", self.socket_timeout),
             ("socket_connect_timeout", self.socket_connect_timeout),
             ("acquire_timeout", self.acquire_timeout),
+            ("breaker.window", self.breaker.window),
+            ("breaker.open_for", self.breaker.open_for),
+            ("breaker.slow_call", self.breaker.slow_call),
         ];
         for (field, value) in deadlines {
             if value < Duration::from_millis(1) || value > Duration::from_secs(86_400) {
                 return Err(PoolError::Config(format!(
                     "{field} is {value:?}, not 1 ms to 1 day"
+                )));
+            }
+        }
+        let shares = [
+            ("breaker.failure_rate", self.breaker.failure_rate),
+            ("breaker.slow_call_rate", self.breaker.slow_call_rate),
+        ];
+        for (field, value) in shares {
+            if !(value > 0.0 && value <= 1.0) {
+                return Err(PoolError::Config(format!(
+                    "{field} is {value}, not above 0 and up to 1"
                 )));
             }
         }

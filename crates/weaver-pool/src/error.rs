@@ -24,6 +24,9 @@ pub enum PoolError {
     /// The deadline passed. The command may have run, or may yet run.
     #[error("Redis command timed out after {0:?}")]
     Timeout(Duration),
+    /// The circuit breaker refuses calls, because many of the last ones failed or were slow.
+    #[error("Redis circuit breaker is open")]
+    CircuitOpen,
     /// The pool is closed or closing.
     #[error("Redis pool is closed")]
     Closed,
@@ -38,8 +41,30 @@ impl PoolError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Connection(_) | Self::Exhausted | Self::Timeout(_)
-        )
+            Self::Connection(_) | Self::Exhausted | Self::Timeout(_) | Self::CircuitOpen
+        ) || self.is_server_state()
+    }
+
+    /// Whether the server answered that it is in no state to run commands now: it loads its data,
+    /// is a replica that takes no writes or has lost its primary, moves a slot, or runs a script.
+    /// The command has not run.
+    #[must_use]
+    pub fn is_server_state(&self) -> bool {
+        const STATES: [&str; 7] = [
+            "LOADING",
+            "READONLY",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "TRYAGAIN",
+            "BUSY ",
+            "NOREPLICAS",
+        ];
+        let Self::Command(error) = self else {
+            return false;
+        };
+        STATES
+            .iter()
+            .any(|state| error.details().starts_with(state))
     }
 
     pub(crate) fn from_redis(error: RedisError, deadline: Duration) -> Self {

@@ -12,6 +12,9 @@
 //!   [`PoolError::Exhausted`] and memory does not grow.
 //! - **A lost connection heals by itself** with exponential backoff; meanwhile commands fail at once
 //!   with [`PoolError::Connection`] instead of queueing.
+//! - **When Redis fails or crawls, calls stop at once** with [`PoolError::CircuitOpen`] instead of
+//!   waiting for a deadline each: a circuit breaker ([`BreakerConfig`]) looks at the share of failed
+//!   and slow calls, and lets a few probes through after a while.
 //! - **What is in use is counted, not estimated**: a connection is in use while a command is
 //!   outstanding on it.
 //!
@@ -41,16 +44,19 @@
 //! # }
 //! ```
 
+mod breaker;
 mod client;
 mod config;
 mod error;
 mod global;
 mod maintenance;
 mod pool;
+mod retry;
 mod slots;
 mod stats;
 
-pub use config::{RedisPoolConfig, Topology};
+pub use breaker::{BreakerReason, BreakerState, BreakerStats};
+pub use config::{BreakerConfig, RedisPoolConfig, Topology};
 pub use error::PoolError;
 pub use global::{close_redis_pool, get_pool_stats, get_redis_pool, init_redis_pool};
 pub use pool::RedisPool;

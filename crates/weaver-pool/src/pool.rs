@@ -1,9 +1,16 @@
 use crate::{
-    PoolError, PoolStats, RedisPoolConfig, client, maintenance,
+    BreakerState, PoolError, PoolStats, RedisPoolConfig,
+    breaker::{Breaker, Permit},
+    client, maintenance,
+    retry::{self, Budget},
     slots::{Place, Slots},
     stats::Counters,
 };
-use fred::{clients::Client, error::Error as RedisError, interfaces::ClientLike};
+use fred::{
+    clients::Client,
+    error::{Error as RedisError, ErrorKind},
+    interfaces::ClientLike,
+};
 use parking_lot::Mutex;
 use std::{
     fmt,
@@ -15,9 +22,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// A pool of connections to Redis; a handle, cheap to clone.
@@ -32,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) config: RedisPoolConfig,
     pub(crate) slots: Arc<Slots>,
     pub(crate) counters: Counters,
+    breaker: Arc<Breaker>,
+    retries: Budget,
     pub(crate) grow: Notify,
     freed: Notify,
     waiting: AtomicUsize,
@@ -97,6 +106,8 @@ impl RedisPool {
         }
         let inner = Arc::new(Inner {
             counters: Counters::new(),
+            breaker: Breaker::new(config.breaker),
+            retries: Budget::new(),
             grow: Notify::new(),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -117,7 +128,8 @@ impl RedisPool {
     /// # Errors
     ///
     /// [`PoolError::Exhausted`] if no place became free, [`PoolError::Timeout`] if the deadline
-    /// passed, [`PoolError::Connection`], [`PoolError::Command`] and [`PoolError::Closed`].
+    /// passed, [`PoolError::CircuitOpen`] while the breaker refuses calls, [`PoolError::Connection`],
+    /// [`PoolError::Command`] and [`PoolError::Closed`].
     pub async fn execute<T, F, Fut>(&self, command: F) -> Result<T, PoolError>
     where
         F: FnOnce(Client) -> Fut,
@@ -142,54 +154,90 @@ impl RedisPool {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = Result<T, RedisError>>,
     {
+        let inner = &*self.inner;
+        if self.is_closed() {
+            return Err(PoolError::Closed);
+        }
+        let permit = inner.breaker.permit(inner.counters.now());
+        let permit = permit.ok_or(PoolError::CircuitOpen)?;
+        self.run(deadline, Some(permit), command).await
+    }
+
+    async fn run<T, F, Fut>(
+        &self,
+        deadline: Duration,
+        permit: Option<Permit>,
+        command: F,
+    ) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        let inner = &*self.inner;
         let until = Instant::now() + deadline;
         let place = self
             .place(until)
             .await
-            .inspect_err(|_| self.inner.counters.failed())?;
+            .inspect_err(|_| inner.counters.failed())?;
         if place.load > 0 {
-            self.inner.grow.notify_one();
+            inner.grow.notify_one();
         }
-        if !place.client.is_connected() {
-            self.inner.counters.failed();
-            return Err(PoolError::Connection("not connected".to_owned()));
+        let held = Held {
+            inner,
+            place: Some(place),
+        };
+        let started = inner.counters.now();
+        let outcome = match held.client() {
+            Some(client) if client.is_connected() => timeout_at(until, command(client)).await,
+            _ => Ok(Err(RedisError::new(ErrorKind::Canceled, "not connected"))),
+        };
+        drop(held);
+        let outcome = match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(PoolError::from_redis(error, deadline)),
+            Err(_) => Err(PoolError::Timeout(deadline)),
+        };
+        match &outcome {
+            Ok(_) => inner.counters.succeeded(),
+            Err(_) => inner.counters.failed(),
         }
-        let outcome = timeout_at(until, command(Client::clone(&place.client))).await;
-        self.release(place);
-        match outcome {
-            Ok(Ok(value)) => {
-                self.inner.counters.succeeded();
-                Ok(value)
-            }
-            Ok(Err(error)) => {
-                self.inner.counters.failed();
-                Err(PoolError::from_redis(error, deadline))
-            }
-            Err(_) => {
-                self.inner.counters.failed();
-                Err(PoolError::Timeout(deadline))
-            }
+        if let Some(permit) = permit {
+            // An error of the command's own is an answer like another.
+            let failed = outcome.as_ref().err().is_some_and(PoolError::is_transient);
+            let now = inner.counters.now();
+            permit.ended(failed, now.saturating_sub(started), now);
         }
+        outcome
     }
 
-    /// [`execute`](Self::execute) for commands that may run twice: where `retry_on_timeout` is set
-    /// and the deadline passed or the connection broke, it is sent once more.
+    /// [`execute`](Self::execute) for commands that may run twice: where `retry_on_timeout` or
+    /// `retry_on_error` says so it is sent again, up to `retries` times, after pauses of 8 ms and
+    /// more that double and are drawn at random.
     ///
     /// # Errors
     ///
-    /// As [`execute`](Self::execute), of the second attempt if there was one.
+    /// As [`execute`](Self::execute), of the last attempt.
     pub async fn execute_repeatable<T, F, Fut>(&self, command: F) -> Result<T, PoolError>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, RedisError>>,
     {
-        match self.execute(&command).await {
-            Err(PoolError::Timeout(_) | PoolError::Connection(_))
-                if self.inner.config.retry_on_timeout =>
-            {
-                self.execute(&command).await
+        let inner = &*self.inner;
+        inner.retries.earn();
+        let mut repeated = 0;
+        loop {
+            match self.execute(&command).await {
+                Err(error)
+                    if repeated < inner.config.retries
+                        && retry::is_worth_it(&error, &inner.config)
+                        && inner.retries.spend() =>
+                {
+                    sleep(retry::pause(repeated)).await;
+                    repeated += 1;
+                    inner.counters.repeated();
+                }
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
     }
 
@@ -219,12 +267,7 @@ impl RedisPool {
         }
     }
 
-    fn release(&self, place: Place) {
-        drop(place);
-        self.inner.wake_one();
-    }
-
-    /// Sends a PING and records when it was answered.
+    /// Sends a PING and records when it was answered, whatever the breaker says.
     ///
     /// Returns how long it took.
     ///
@@ -233,8 +276,9 @@ impl RedisPool {
     /// As [`execute`](Self::execute).
     pub async fn health_check(&self) -> Result<Duration, PoolError> {
         let started = Instant::now();
-        self.execute(|client| async move { client.ping::<String>(None).await })
-            .await?;
+        let deadline = self.inner.config.socket_timeout;
+        let ping = |client: Client| async move { client.ping::<String>(None).await };
+        self.run(deadline, None, ping).await?;
         self.inner.counters.checked();
         Ok(started.elapsed())
     }
@@ -276,6 +320,12 @@ impl RedisPool {
             .any(|client| client.is_connected())
     }
 
+    /// What the circuit breaker does with calls, now and with every change.
+    #[must_use]
+    pub fn breaker(&self) -> watch::Receiver<BreakerState> {
+        self.inner.breaker.watch()
+    }
+
     /// What it was configured with.
     #[must_use]
     pub fn config(&self) -> &RedisPoolConfig {
@@ -291,6 +341,7 @@ impl RedisPool {
             inner.slots.live(),
             inner.slots.in_use(),
             inner.waiting.load(Ordering::Relaxed),
+            inner.breaker.stats(),
         )
     }
 
@@ -370,6 +421,27 @@ impl Drop for Inner {
                 });
             }
         }
+    }
+}
+
+/// A place in use. However the call ends, dropped in the middle too, the next in line is woken.
+struct Held<'a> {
+    inner: &'a Inner,
+    place: Option<Place>,
+}
+
+impl Held<'_> {
+    fn client(&self) -> Option<Client> {
+        self.place
+            .as_ref()
+            .map(|place| Client::clone(&place.client))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        drop(self.place.take());
+        self.inner.wake_one();
     }
 }
 

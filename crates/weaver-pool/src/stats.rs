@@ -1,3 +1,4 @@
+use crate::BreakerStats;
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -30,6 +31,10 @@ pub struct PoolStats {
     pub connections_opened: u64,
     /// Connections closed by shrinking.
     pub connections_closed: u64,
+    /// Commands that were sent again.
+    pub repeated: u64,
+    /// The circuit breaker.
+    pub breaker: BreakerStats,
 }
 
 pub(crate) struct Counters {
@@ -41,6 +46,7 @@ pub(crate) struct Counters {
     failed: AtomicU64,
     opened: AtomicU64,
     closed: AtomicU64,
+    repeated: AtomicU64,
 }
 
 fn unix_millis() -> u64 {
@@ -61,6 +67,7 @@ impl Counters {
             failed: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             closed: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
         }
     }
 
@@ -74,6 +81,15 @@ impl Counters {
 
     pub(crate) fn checked(&self) {
         self.checked_at.store(unix_millis(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn repeated(&self) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since the pool was made.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn opened(&self) {
@@ -90,6 +106,7 @@ impl Counters {
         open: usize,
         in_use: usize,
         waiting: usize,
+        breaker: BreakerStats,
     ) -> PoolStats {
         let failed = self.failed.load(Ordering::Relaxed);
         let checked = self.checked_at.load(Ordering::Relaxed);
@@ -106,6 +123,8 @@ impl Counters {
             total_errors: failed,
             connections_opened: self.opened.load(Ordering::Relaxed),
             connections_closed: self.closed.load(Ordering::Relaxed),
+            repeated: self.repeated.load(Ordering::Relaxed),
+            breaker,
         }
     }
 }

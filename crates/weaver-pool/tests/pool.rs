@@ -11,8 +11,8 @@ use std::{
 };
 use tokio::{net::TcpStream, time::sleep};
 use weaver_pool::{
-    PoolError, RedisPool, RedisPoolConfig, close_redis_pool, get_pool_stats, get_redis_pool,
-    init_redis_pool,
+    BreakerConfig, BreakerReason, BreakerState, PoolError, RedisPool, RedisPoolConfig,
+    close_redis_pool, get_pool_stats, get_redis_pool, init_redis_pool,
 };
 
 struct Redis {
@@ -350,6 +350,165 @@ async fn the_process_wide_pool_is_made_once_and_can_be_made_again() {
     init_redis_pool(other).await.unwrap();
     assert_eq!(get_pool_stats().unwrap().max_connections, 7);
     close_redis_pool().await;
+}
+
+fn brisk() -> BreakerConfig {
+    BreakerConfig {
+        min_calls: 5,
+        open_for: Duration::from_millis(200),
+        probes: 2,
+        ..BreakerConfig::default()
+    }
+}
+
+/// Frozen, Redis costs each call its deadline until the breaker opens, and nothing after; thawed, it
+/// is in use again without anybody's help.
+#[tokio::test]
+async fn the_breaker_opens_while_redis_is_frozen_and_closes_when_it_thaws() {
+    let redis = Redis::start().await;
+    let pool = RedisPool::connect(RedisPoolConfig {
+        breaker: brisk(),
+        health_check_interval: Duration::ZERO,
+        ..redis.config()
+    })
+    .await
+    .unwrap();
+    let mut events = pool.breaker();
+    let deadline = Duration::from_millis(50);
+    let ping = || {
+        pool.execute_within(deadline, |client| async move {
+            client.ping::<String>(None).await
+        })
+    };
+    redis.signal("-STOP");
+    for _ in 0..5 {
+        assert!(matches!(ping().await, Err(PoolError::Timeout(_))));
+    }
+    let stats = pool.stats();
+    assert_eq!(
+        (stats.breaker.state, stats.breaker.reason),
+        (BreakerState::Open, Some(BreakerReason::Failures))
+    );
+    assert_eq!(*events.borrow_and_update(), BreakerState::Open);
+    for _ in 0..1000 {
+        assert!(matches!(ping().await, Err(PoolError::CircuitOpen)));
+    }
+    assert_eq!(pool.stats().breaker.refused, 1000);
+    assert_eq!(
+        pool.stats().total_commands_executed,
+        stats.total_commands_executed
+    );
+    redis.signal("-CONT");
+    let recovered = Instant::now();
+    while pool.stats().breaker.state != BreakerState::Closed {
+        let _ = ping().await;
+        assert!(recovered.elapsed() < Duration::from_secs(10));
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ping().await.unwrap(), "PONG");
+    pool.close().await;
+}
+
+/// An error that is the command's own says nothing against the server.
+#[tokio::test]
+async fn wrong_commands_do_not_open_the_breaker() {
+    let redis = Redis::start().await;
+    let pool = RedisPool::connect(RedisPoolConfig {
+        breaker: brisk(),
+        ..redis.config()
+    })
+    .await
+    .unwrap();
+    set(&pool, "text", "x").await.unwrap();
+    for _ in 0..50 {
+        let wrong = pool
+            .execute(|client| async move {
+                fred::interfaces::ListInterface::llen::<u64, _>(&client, "text").await
+            })
+            .await;
+        assert!(matches!(wrong, Err(PoolError::Command(_))), "{wrong:?}");
+    }
+    assert_eq!(pool.stats().breaker.state, BreakerState::Closed);
+    pool.close().await;
+}
+
+/// A replica that has lost its primary, and one that takes no writes, are states of the server: a
+/// repeatable command is sent again, and finds it well.
+#[tokio::test]
+async fn a_repeatable_command_waits_out_a_state_of_the_server() {
+    let redis = Redis::start().await;
+    let pool = RedisPool::connect(RedisPoolConfig {
+        retries: 10,
+        ..redis.config()
+    })
+    .await
+    .unwrap();
+    let replica = |of: [&'static str; 2]| {
+        let port = redis.port.to_string();
+        let done = Command::new("redis-cli")
+            .args(["-p", &port, "REPLICAOF", of[0], of[1]])
+            .stdout(Stdio::null())
+            .status();
+        assert!(done.unwrap().success());
+    };
+    replica(["127.0.0.1", "1"]);
+    let once = set(&pool, "k", "v").await;
+    assert!(
+        once.as_ref().is_err_and(PoolError::is_server_state),
+        "{once:?}"
+    );
+    let repeated = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            pool.execute_repeatable(|client| async move {
+                client.set::<(), _, _>("k", "v", None, None, false).await
+            })
+            .await
+        }
+    });
+    while pool.stats().repeated == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    replica(["NO", "ONE"]);
+    repeated.await.unwrap().unwrap();
+    pool.close().await;
+}
+
+/// A call that is dropped in the middle hands its place to the next in line at once.
+#[tokio::test]
+async fn a_dropped_call_wakes_the_next_in_line() {
+    let redis = Redis::start().await;
+    let pool = RedisPool::connect(RedisPoolConfig {
+        max_connections: 1,
+        max_in_flight: 1,
+        acquire_timeout: Duration::from_secs(5),
+        socket_timeout: Duration::from_secs(5),
+        ..redis.config()
+    })
+    .await
+    .unwrap();
+    let first = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            pool.execute(|_| std::future::pending::<Result<(), _>>())
+                .await
+        }
+    });
+    while pool.stats().in_use_connections == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = tokio::spawn({
+        let pool = pool.clone();
+        async move { set(&pool, "k", "v").await }
+    });
+    while pool.stats().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    let dropped = Instant::now();
+    first.abort();
+    second.await.unwrap().unwrap();
+    assert!(dropped.elapsed() < Duration::from_secs(4));
+    pool.close().await;
 }
 
 #[test]

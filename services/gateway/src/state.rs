@@ -12,9 +12,9 @@ use std::{
 use weaver_cache::CacheHandle;
 use weaver_metrics::{
     CacheMetrics, RedisPoolSnapshot, Registry,
-    report::{MetricsReport, Status},
+    report::{CircuitBreakerReport, MetricsReport, Status},
 };
-use weaver_pool::RedisPool;
+use weaver_pool::{BreakerReason, BreakerState, BreakerStats, RedisPool};
 
 pub(crate) struct State {
     pub(crate) config: Config,
@@ -60,6 +60,23 @@ pub(crate) fn unix_seconds() -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
+fn breaker(stats: &BreakerStats) -> CircuitBreakerReport {
+    CircuitBreakerReport {
+        state: match stats.state {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        },
+        opened: stats.opened,
+        refused: stats.refused,
+        reason: stats.reason.map(|reason| match reason {
+            BreakerReason::Failures => "failures",
+            BreakerReason::SlowCalls => "slow_calls",
+            BreakerReason::Probe => "probe",
+        }),
+    }
+}
+
 pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
     let stats = pool.stats();
     RedisPoolSnapshot {
@@ -73,5 +90,9 @@ pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
         waiting: stats.waiting,
         commands: stats.total_commands_executed,
         errors: stats.total_errors,
+        repeated: stats.repeated,
+        opened: stats.connections_opened,
+        closed: stats.connections_closed,
+        breaker: breaker(&stats.breaker),
     }
 }

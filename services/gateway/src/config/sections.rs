@@ -4,7 +4,7 @@ use super::{Config, read::Section, values};
 use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use weaver_cache::{Pattern, QueryRule};
-use weaver_pool::{RedisPoolConfig, Topology};
+use weaver_pool::{BreakerConfig, RedisPoolConfig, Topology};
 
 mod auth;
 mod cache;
@@ -322,6 +322,7 @@ fn redis(mut section: Section<'_>) -> Option<RedisPoolConfig> {
         .text("sentinel_service")
         .unwrap_or_else(|| "mymaster".to_owned());
     let least = Duration::from_millis(1);
+    let breaker = breaker(section.section("breaker"));
     let max_connections = section.number("max_connections", defaults.max_connections, 1..=10_000);
     let config = RedisPoolConfig {
         host: section.text("host").unwrap_or(defaults.host),
@@ -357,6 +358,9 @@ fn redis(mut section: Section<'_>) -> Option<RedisPoolConfig> {
             Duration::ZERO,
         ),
         retry_on_timeout: section.flag("retry_on_timeout", true),
+        retry_on_error: section.flag("retry_on_error", true),
+        retries: section.number("retries", defaults.retries, 0..=10),
+        breaker,
         max_idle_time: section.duration("max_idle_time", defaults.max_idle_time, least),
     };
     if mode != RedisMode::Off
@@ -366,6 +370,23 @@ fn redis(mut section: Section<'_>) -> Option<RedisPoolConfig> {
     }
     section.finish();
     (mode != RedisMode::Off).then_some(config)
+}
+
+fn breaker(mut section: Section<'_>) -> BreakerConfig {
+    let defaults = BreakerConfig::default();
+    let least = Duration::from_millis(1);
+    let config = BreakerConfig {
+        enabled: section.flag("enabled", defaults.enabled),
+        failure_rate: section.number("failure_rate", defaults.failure_rate, 0.01..=1.0),
+        slow_call: section.duration("slow_call", defaults.slow_call, least),
+        slow_call_rate: section.number("slow_call_rate", defaults.slow_call_rate, 0.01..=1.0),
+        window: section.duration("window", defaults.window, least),
+        min_calls: section.number("min_calls", defaults.min_calls, 1..=1_000_000),
+        open_for: section.duration("open_for", defaults.open_for, least),
+        probes: section.number("probes", defaults.probes, 1..=1000),
+    };
+    section.finish();
+    config
 }
 
 /// A header name in any case.

@@ -5,6 +5,8 @@ mod cache_middleware;
 mod connection_pool;
 mod hit;
 mod metrics_endpoint;
+#[cfg(feature = "pool-peers")]
+mod pool;
 
 use anyhow::Result;
 use std::{process::ExitCode, time::Duration};
@@ -46,6 +48,16 @@ async fn main() -> ExitCode {
             Some(port) => hit::serve_bare(port).await.map(|()| true),
             None => Err(anyhow::anyhow!("bare needs a port")),
         },
+        #[cfg(feature = "pool-peers")]
+        "pool" => pool::run(Effort {
+            turn: Duration::from_millis(700),
+            turns: 3,
+            ..FULL
+        })
+        .await
+        .map(|()| true),
+        #[cfg(feature = "pool-peers")]
+        "pool-smoke" => pool::run(SMOKE).await.map(|()| true),
         "hit-smoke" => hit::run(SMOKE).await.map(|()| true),
         _ => {
             eprintln!("perf smoke | all | hit | hit-smoke");

@@ -47,6 +47,7 @@
 mod breaker;
 mod client;
 mod config;
+mod connection;
 mod error;
 mod global;
 mod maintenance;

@@ -1,16 +1,22 @@
-//! The pool's one background task: growth, shrinking, health checks.
+//! The pool's one background task: growth, shrinking, health checks, and replacing connections that
+//! fell silent.
+//!
+//! A connection can be dead without anybody saying so: the peer is gone, or something on the way
+//! swallows what is sent. fred's own watch for that does not find all of them. So every connection is
+//! asked for a PING at each health check, when several commands on it got no answer, and when the
+//! breaker opens; one that does not answer within `socket_timeout` makes room for another.
 //!
 //! It alone changes which slots are full. It holds the pool weakly, so that dropping the last handle
 //! ends it.
 
-use crate::{RedisPool, client, pool::Inner};
+use crate::{BreakerState, RedisPool, connection::Connection, pool::Inner};
 use fred::interfaces::ClientLike;
 use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
@@ -28,6 +34,13 @@ async fn run(pool: Weak<Inner>, idle: Duration, check: Duration) {
     let mut shrink = interval((idle / 4).clamp(Duration::from_millis(10), Duration::from_secs(30)));
     shrink.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_check = Instant::now() + check;
+    let Some(mut breaker) = pool
+        .upgrade()
+        .map(RedisPool::from_inner)
+        .map(|pool| pool.breaker())
+    else {
+        return;
+    };
     loop {
         let Some(inner) = pool.upgrade() else { return };
         let checks = !check.is_zero();
@@ -42,6 +55,12 @@ async fn run(pool: Weak<Inner>, idle: Duration, check: Duration) {
                 next_check = Instant::now() + check;
                 check_health(inner).await;
             }
+            () = inner.suspect.notified() => replace_silent(&inner).await,
+            Ok(()) = breaker.changed() => {
+                if *breaker.borrow_and_update() == BreakerState::Open {
+                    replace_silent(&inner).await;
+                }
+            }
         }
     }
 }
@@ -52,10 +71,9 @@ async fn grow(inner: &Arc<Inner>) {
     if live >= inner.slots.capacity() || inner.slots.in_use() < live {
         return;
     }
-    let Ok(client) = client::build(&inner.config) else {
+    let Ok(client) = Connection::open(&inner.config) else {
         return;
     };
-    drop(client.connect());
     // Only a connection that is ready joins: growth must not spread callers over dead ones.
     match timeout(
         inner.config.socket_connect_timeout,
@@ -69,9 +87,7 @@ async fn grow(inner: &Arc<Inner>) {
             inner.wake_one();
             tracing::debug!(connections = live + 1, "redis pool grew");
         }
-        _ => {
-            let _ = timeout(Duration::from_secs(1), client.quit()).await;
-        }
+        _ => Arc::new(client).close().await,
     }
 }
 
@@ -83,13 +99,43 @@ fn shrink(inner: &Arc<Inner>, idle: Duration) {
         };
         inner.counters.closed();
         tracing::debug!(connections = inner.slots.live(), "redis pool shrank");
-        tokio::spawn(async move {
-            let _ = timeout(Duration::from_secs(1), client.quit()).await;
-        });
+        tokio::spawn(client.close());
+    }
+}
+
+/// Asks every connection for a PING, and replaces those that take it and do not answer. One that is
+/// not connected is on its way back by itself.
+async fn replace_silent(inner: &Arc<Inner>) {
+    let deadline = inner.config.socket_timeout;
+    let mut asked = JoinSet::new();
+    for client in inner.slots.clients() {
+        if client.is_connected() {
+            asked.spawn(async move {
+                let ping = timeout(deadline, client.ping::<String>(None)).await;
+                let silent = match &ping {
+                    Ok(Err(error)) => *error.kind() == fred::error::ErrorKind::Timeout,
+                    Ok(Ok(_)) => false,
+                    Err(_) => true,
+                };
+                silent.then_some(client)
+            });
+        }
+    }
+    while let Some(outcome) = asked.join_next().await {
+        let Ok(Some(silent)) = outcome else { continue };
+        let Ok(new) = Connection::open(&inner.config) else {
+            continue;
+        };
+        if let Some(old) = inner.slots.replace(&silent, new) {
+            inner.counters.replaced();
+            tracing::warn!("a redis connection fell silent and is replaced");
+            tokio::spawn(old.close());
+        }
     }
 }
 
 async fn check_health(inner: Arc<Inner>) {
+    replace_silent(&inner).await;
     if let Err(error) = RedisPool::from_inner(inner).health_check().await {
         tracing::warn!(%error, "redis health check failed");
     }

@@ -1,7 +1,9 @@
 use crate::{
     BreakerState, PoolError, PoolStats, RedisPoolConfig,
     breaker::{Breaker, Permit},
-    client, maintenance,
+    client,
+    connection::Connection,
+    maintenance,
     retry::{self, Budget},
     slots::{Place, Slots},
     stats::Counters,
@@ -42,6 +44,8 @@ pub(crate) struct Inner {
     breaker: Arc<Breaker>,
     retries: Budget,
     pub(crate) grow: Notify,
+    /// A connection has left several commands in a row without an answer.
+    pub(crate) suspect: Notify,
     freed: Notify,
     waiting: AtomicUsize,
     closed: AtomicBool,
@@ -98,17 +102,16 @@ impl RedisPool {
         config.validate()?;
         let slots = Arc::new(Slots::new(config.max_connections, config.max_in_flight));
         for _ in 0..config.min_connections {
-            let client =
-                client::build(&config).map_err(|error| PoolError::Config(error.to_string()))?;
-            // The task ends with the client's quit, or with the runtime.
-            drop(client.connect());
-            slots.push(client);
+            let connection =
+                Connection::open(&config).map_err(|error| PoolError::Config(error.to_string()))?;
+            slots.push(connection);
         }
         let inner = Arc::new(Inner {
             counters: Counters::new(),
             breaker: Breaker::new(config.breaker),
             retries: Budget::new(),
             grow: Notify::new(),
+            suspect: Notify::new(),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -191,12 +194,15 @@ impl RedisPool {
             Some(client) if client.is_connected() => timeout_at(until, command(client)).await,
             _ => Ok(Err(RedisError::new(ErrorKind::Canceled, "not connected"))),
         };
-        drop(held);
         let outcome = match outcome {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(PoolError::from_redis(error, deadline)),
             Err(_) => Err(PoolError::Timeout(deadline)),
         };
+        if held.is_suspect(!matches!(outcome, Err(PoolError::Timeout(_)))) {
+            inner.suspect.notify_one();
+        }
+        drop(held);
         match &outcome {
             Ok(_) => inner.counters.succeeded(),
             Err(_) => inner.counters.failed(),
@@ -358,11 +364,10 @@ impl RedisPool {
                 break;
             }
         }
-        let clients = self.stop();
+        let connections = self.stop();
         let quits = async {
-            for client in clients {
-                // An error here means that the connection is gone, which is what we want.
-                let _ = client.quit().await;
+            for connection in connections {
+                connection.close().await;
             }
         };
         let _ = timeout(
@@ -375,14 +380,12 @@ impl RedisPool {
     /// Gives up without waiting.
     fn abort(&self) {
         self.inner.closed.store(true, Ordering::Release);
-        for client in self.stop() {
-            tokio::spawn(async move {
-                let _ = timeout(Duration::from_secs(1), client.quit()).await;
-            });
+        for connection in self.stop() {
+            tokio::spawn(connection.close());
         }
     }
 
-    fn stop(&self) -> Vec<Arc<Client>> {
+    fn stop(&self) -> Vec<Arc<Connection>> {
         if let Some(task) = self.inner.maintenance.lock().take() {
             task.abort();
         }
@@ -415,10 +418,8 @@ impl Drop for Inner {
             task.abort();
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            for client in self.slots.drain() {
-                runtime.spawn(async move {
-                    let _ = timeout(Duration::from_secs(1), client.quit()).await;
-                });
+            for connection in self.slots.drain() {
+                runtime.spawn(connection.close());
             }
         }
     }
@@ -434,7 +435,14 @@ impl Held<'_> {
     fn client(&self) -> Option<Client> {
         self.place
             .as_ref()
-            .map(|place| Client::clone(&place.client))
+            .map(|place| Client::clone(&*place.client))
+    }
+}
+
+impl Held<'_> {
+    fn is_suspect(&self, answered: bool) -> bool {
+        let place = self.place.as_ref();
+        place.is_some_and(|place| self.inner.slots.note(place, answered))
     }
 }
 

@@ -4,8 +4,9 @@
 //! the first empty slot, shrinking empties the last full one, both by the maintenance task alone.
 //! Callers only count up and down, so that a command takes no lock.
 
+use crate::connection::Connection;
 use arc_swap::ArcSwapOption;
-use fred::{clients::Client, interfaces::ClientLike};
+use fred::interfaces::ClientLike;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -22,11 +23,13 @@ pub(crate) struct Slots {
 
 #[derive(Default)]
 struct Slot {
-    client: ArcSwapOption<Client>,
+    client: ArcSwapOption<Connection>,
     in_flight: AtomicU32,
     /// Set before a client is taken away, so that a caller that has just counted itself in sees it
     /// and goes elsewhere.
     retiring: AtomicBool,
+    /// Commands in a row that got no answer.
+    unanswered: AtomicU32,
     /// When the last command ended, in milliseconds since the pool's start.
     used_at: AtomicU64,
 }
@@ -35,7 +38,7 @@ struct Slot {
 pub(crate) struct Place {
     slots: Arc<Slots>,
     at: usize,
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Arc<Connection>,
     /// Commands that were outstanding on the connection before this one.
     pub(crate) load: u32,
 }
@@ -129,7 +132,7 @@ impl Slots {
     }
 
     /// Adds a client; `false` if the pool is full. Called by the maintenance task alone.
-    pub(crate) fn push(&self, client: Client) -> bool {
+    pub(crate) fn push(&self, client: Connection) -> bool {
         let at = self.live();
         let Some(slot) = self.slots.get(at) else {
             return false;
@@ -144,7 +147,7 @@ impl Slots {
 
     /// Takes the last client away if it has had no command for `idle` milliseconds and has none now.
     /// Called by the maintenance task alone.
-    pub(crate) fn pop_idle(&self, idle: u64) -> Option<Arc<Client>> {
+    pub(crate) fn pop_idle(&self, idle: u64) -> Option<Arc<Connection>> {
         let at = self.live().checked_sub(1)?;
         let slot = &self.slots[at];
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -160,7 +163,38 @@ impl Slots {
         slot.client.swap(None)
     }
 
-    pub(crate) fn clients(&self) -> Vec<Arc<Client>> {
+    /// Counts how a command on a place ended; `true` once so many in a row got no answer that the
+    /// connection is suspect.
+    pub(crate) fn note(&self, place: &Place, answered: bool) -> bool {
+        const SUSPECT: u32 = 3;
+        let unanswered = &self.slots[place.at].unanswered;
+        if answered {
+            unanswered.store(0, Ordering::Relaxed);
+            return false;
+        }
+        unanswered.fetch_add(1, Ordering::Relaxed) + 1 == SUSPECT
+    }
+
+    /// Puts another client in the place of one, and gives that back. Called by the maintenance task
+    /// alone.
+    pub(crate) fn replace(
+        &self,
+        old: &Arc<Connection>,
+        new: Connection,
+    ) -> Option<Arc<Connection>> {
+        let slots = self.slots[..self.live()].iter();
+        let mut same = slots.filter(|slot| {
+            let client = slot.client.load();
+            client
+                .as_ref()
+                .is_some_and(|client| Arc::ptr_eq(client, old))
+        });
+        let slot = same.next()?;
+        slot.unanswered.store(0, Ordering::Relaxed);
+        slot.client.swap(Some(Arc::new(new)))
+    }
+
+    pub(crate) fn clients(&self) -> Vec<Arc<Connection>> {
         self.slots[..self.live()]
             .iter()
             .filter_map(|slot| slot.client.load_full())
@@ -168,7 +202,7 @@ impl Slots {
     }
 
     /// Takes every client away, whatever is outstanding.
-    pub(crate) fn drain(&self) -> Vec<Arc<Client>> {
+    pub(crate) fn drain(&self) -> Vec<Arc<Connection>> {
         self.live.store(0, Ordering::Release);
         self.slots
             .iter()

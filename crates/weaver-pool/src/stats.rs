@@ -31,6 +31,8 @@ pub struct PoolStats {
     pub connections_opened: u64,
     /// Connections closed by shrinking.
     pub connections_closed: u64,
+    /// Connections that fell silent and were replaced.
+    pub connections_replaced: u64,
     /// Commands that were sent again.
     pub repeated: u64,
     /// The circuit breaker.
@@ -47,6 +49,7 @@ pub(crate) struct Counters {
     opened: AtomicU64,
     closed: AtomicU64,
     repeated: AtomicU64,
+    replaced: AtomicU64,
 }
 
 fn unix_millis() -> u64 {
@@ -68,6 +71,7 @@ impl Counters {
             opened: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
         }
     }
 
@@ -81,6 +85,10 @@ impl Counters {
 
     pub(crate) fn checked(&self) {
         self.checked_at.store(unix_millis(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn replaced(&self) {
+        self.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn repeated(&self) {
@@ -123,6 +131,7 @@ impl Counters {
             total_errors: failed,
             connections_opened: self.opened.load(Ordering::Relaxed),
             connections_closed: self.closed.load(Ordering::Relaxed),
+            connections_replaced: self.replaced.load(Ordering::Relaxed),
             repeated: self.repeated.load(Ordering::Relaxed),
             breaker,
         }

@@ -2,95 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod common;
+
+use common::Redis;
 use fred::interfaces::{ClientLike, KeysInterface};
 use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::sleep};
+use tokio::time::sleep;
 use weaver_pool::{
     BreakerConfig, BreakerReason, BreakerState, PoolError, RedisPool, RedisPoolConfig,
     close_redis_pool, get_pool_stats, get_redis_pool, init_redis_pool,
 };
-
-struct Redis {
-    child: Option<Child>,
-    port: u16,
-}
-
-impl Redis {
-    async fn start() -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut redis = Self { child: None, port };
-        redis.up().await;
-        redis
-    }
-
-    async fn up(&mut self) {
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--enable-debug-command",
-                "yes",
-            ])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed; tests/setup does it");
-        self.child = Some(child);
-        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    fn config(&self) -> RedisPoolConfig {
-        RedisPoolConfig {
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-            socket_timeout: Duration::from_millis(500),
-            socket_connect_timeout: Duration::from_millis(500),
-            acquire_timeout: Duration::from_millis(200),
-            ..RedisPoolConfig::default()
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            self.signal("-CONT");
-        }
-        self.kill();
-    }
-}
 
 async fn get(pool: &RedisPool, key: &'static str) -> Result<Option<String>, PoolError> {
     pool.execute(|client| async move { client.get(key).await })

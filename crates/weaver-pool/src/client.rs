@@ -17,7 +17,9 @@ use std::time::Duration;
 /// Backoff of reconnection attempts: forever, from 50 ms to 2 s, doubling, with fred's jitter.
 const RECONNECT: (u32, u32, u32, u32) = (0, 50, 2000, 2);
 
-pub(crate) fn build(config: &RedisPoolConfig) -> Result<Client, RedisError> {
+/// Makes a client whose commands get no answer for at most `deadline`; zero for one whose callers
+/// set a deadline for each call, so that a call pays for one timer and not for two.
+pub(crate) fn build(config: &RedisPoolConfig, deadline: Duration) -> Result<Client, RedisError> {
     let server = match &config.topology {
         Topology::Standalone => ServerConfig::new_centralized(config.host.clone(), config.port),
         Topology::Sentinel { nodes, service } => {
@@ -69,7 +71,7 @@ pub(crate) fn build(config: &RedisPoolConfig) -> Result<Client, RedisError> {
             };
         })
         .with_performance_config(|performance: &mut PerformanceConfig| {
-            performance.default_command_timeout = config.socket_timeout;
+            performance.default_command_timeout = deadline;
         })
         .set_policy(ReconnectPolicy::new_exponential(attempts, min, max, base))
         .build()

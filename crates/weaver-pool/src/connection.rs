@@ -16,7 +16,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Starts to connect, and goes on until it has, or is dropped.
     pub(crate) fn open(config: &RedisPoolConfig) -> Result<Self, RedisError> {
-        let client = client::build(config)?;
+        let client = client::build(config, Duration::ZERO)?;
         let task = client.connect().abort_handle();
         Ok(Self { client, task })
     }

@@ -161,13 +161,15 @@ impl RedisPool {
         if self.is_closed() {
             return Err(PoolError::Closed);
         }
-        let permit = inner.breaker.permit(inner.counters.now());
+        let began = Instant::now();
+        let permit = inner.breaker.permit(inner.counters.at(began));
         let permit = permit.ok_or(PoolError::CircuitOpen)?;
-        self.run(deadline, Some(permit), command).await
+        self.run(began, deadline, Some(permit), command).await
     }
 
     async fn run<T, F, Fut>(
         &self,
+        began: Instant,
         deadline: Duration,
         permit: Option<Permit>,
         command: F,
@@ -177,11 +179,16 @@ impl RedisPool {
         Fut: Future<Output = Result<T, RedisError>>,
     {
         let inner = &*self.inner;
-        let until = Instant::now() + deadline;
-        let place = self
-            .place(until)
-            .await
-            .inspect_err(|_| inner.counters.failed())?;
+        // Reading the clock costs as much as the rest of this.
+        let (until, mut started) = (began + deadline, began);
+        let place = match inner.slots.take().filter(|_| !self.is_closed()) {
+            Some(place) => place,
+            None => {
+                let place = self.place(until).await;
+                started = Instant::now();
+                place.inspect_err(|_| inner.counters.failed())?
+            }
+        };
         if place.load > 0 {
             inner.grow.notify_one();
         }
@@ -189,7 +196,6 @@ impl RedisPool {
             inner,
             place: Some(place),
         };
-        let started = inner.counters.now();
         let outcome = match held.client() {
             Some(client) if client.is_connected() => timeout_at(until, command(client)).await,
             _ => Ok(Err(RedisError::new(ErrorKind::Canceled, "not connected"))),
@@ -210,8 +216,8 @@ impl RedisPool {
         if let Some(permit) = permit {
             // An error of the command's own is an answer like another.
             let failed = outcome.as_ref().err().is_some_and(PoolError::is_transient);
-            let now = inner.counters.now();
-            permit.ended(failed, now.saturating_sub(started), now);
+            let now = inner.counters.at(Instant::now());
+            permit.ended(failed, now.saturating_sub(inner.counters.at(started)), now);
         }
         outcome
     }
@@ -284,7 +290,7 @@ impl RedisPool {
         let started = Instant::now();
         let deadline = self.inner.config.socket_timeout;
         let ping = |client: Client| async move { client.ping::<String>(None).await };
-        self.run(deadline, None, ping).await?;
+        self.run(started, deadline, None, ping).await?;
         self.inner.counters.checked();
         Ok(started.elapsed())
     }
@@ -302,7 +308,8 @@ impl RedisPool {
             return Err(PoolError::Closed);
         }
         let config = &self.inner.config;
-        let client = client::build(config).map_err(|error| PoolError::Config(error.to_string()))?;
+        let client = client::build(config, config.socket_timeout)
+            .map_err(|error| PoolError::Config(error.to_string()))?;
         drop(client.connect());
         match timeout(config.socket_connect_timeout, client.wait_for_connect()).await {
             Ok(Ok(())) => Ok(client),

@@ -95,9 +95,10 @@ impl Counters {
         self.repeated.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Milliseconds since the pool was made.
-    pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Milliseconds from when the pool was made.
+    pub(crate) fn at(&self, instant: tokio::time::Instant) -> u64 {
+        let since = instant.into_std().saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn opened(&self) {

@@ -14,7 +14,8 @@ mod redis;
 mod search;
 mod truncation;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// A client that keeps no state and follows nothing.
 fn client() -> reqwest::Client {
@@ -41,4 +42,13 @@ fn ok(body: &str, fields: &str) -> String {
         "HTTP/1.1 200 OK\r\n{fields}content-length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Waits for what comes about by itself; a test that waits in vain fails.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < until, "{what}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -1,4 +1,4 @@
-use crate::{client, field, ok};
+use crate::{client, eventually, field, ok};
 use anyhow::Result;
 use std::{
     sync::{
@@ -15,14 +15,6 @@ fn shared(redis: &Redis, more: &str) -> String {
         "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"500ms\"\nsocket_connect_timeout = \"500ms\"\nhealth_check_interval = \"100ms\"\n{more}",
         redis.port()
     )
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(Instant::now() < until, "{what}");
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 async fn connected(gateway: &Gateway) {

@@ -136,6 +136,15 @@ impl CacheConfig {
         }
     }
 
+    /// The policy of what has a fixed time to live, in seconds, with this configuration's defaults.
+    #[must_use]
+    pub fn pattern_policy(&self, ttl: u64, overrides: bool) -> Policy {
+        Policy {
+            targets: self.targeted_fields.clone(),
+            ..Policy::pattern(ttl, overrides)
+        }
+    }
+
     /// The rules of the patterns, in their order.
     #[must_use]
     pub fn rules(&self) -> Vec<(Pattern, Arc<Rule>)> {
@@ -147,10 +156,7 @@ impl CacheConfig {
         self.cache_patterns
             .iter()
             .map(|entry| {
-                let policy = Policy {
-                    targets: self.targeted_fields.clone(),
-                    ..Policy::pattern(entry.ttl, entry.overrides)
-                };
+                let policy = self.pattern_policy(entry.ttl, entry.overrides);
                 let rule = Rule::new(entry.path.as_str(), policy)
                     .per_user(entry.per_user)
                     .vary_on(

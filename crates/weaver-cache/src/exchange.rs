@@ -391,29 +391,24 @@ impl<S> Exchange<S> {
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
     {
+        let now = self.shared.now();
         let flight_key = self.flight_key(found.index.as_ref(), req.headers());
         let lead = match self.shared.flights.join(&flight_key) {
             Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
-            _ => {
-                return {
-                    let now = self.shared.now();
-                    self.answer(req, &entry, Tier::Memory, Outcome::Stale, now)
-                };
-            }
+            _ => return self.answer(req, &entry, Tier::Memory, Outcome::Stale, now),
         };
         let client = fill::stand_in(&req);
         let served = Served {
             tier: Tier::Memory,
             outcome: Outcome::Stale,
-            now: self.shared.now(),
+            now,
             member: Member::default(),
         };
         let response = self.serve(req.method(), req.headers(), &entry, served);
         let service = Rc::clone(&self.service);
         let fill = self.fill(lead, found);
         actix_rt::spawn(fill.run(service, req, None));
-        ServiceResponse::new(client, response)
-            .map_body(|_, body| EitherBody::right(CacheBody(body)))
+        answer::with(client, response)
     }
 
     fn fill(&self, lead: Lead, found: Found) -> Fill {

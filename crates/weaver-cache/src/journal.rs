@@ -242,10 +242,11 @@ impl Marks {
         if self.all > position {
             return true;
         }
-        let Some((host, path, query)) = crate::key::url(&entry.key) else {
+        let Some(url) = crate::key::parse(&entry.key) else {
             return true;
         };
-        let canonical = crate::key::is_canonical(&entry.key);
+        let (host, path, query) = (url.host, url.path, url.query);
+        let canonical = url.is_canonical();
         if canonical
             && (self.paths.after(&name(Some(host), path), position)
                 || self.paths.after(&name(None, path), position))

@@ -119,8 +119,26 @@ pub(crate) fn of_variant(primary: &[u8], nonce: &[u8; 16], digest: &[u8; 32]) ->
     key
 }
 
-/// The URL that a key was made of: host, path, and the query unless the rule ignores it.
-pub(crate) fn url(key: &[u8]) -> Option<(&str, &str, Option<&str>)> {
+/// What a key says of its URL.
+pub(crate) struct Parsed<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    /// Unless the rule ignores it.
+    pub(crate) query: Option<&'a str>,
+    /// Where the query is, with what says of which kind it is.
+    section: std::ops::Range<usize>,
+    kind: u8,
+}
+
+impl Parsed<'_> {
+    /// Whether the key stands for all URLs that are equivalent to its own.
+    pub(crate) fn is_canonical(&self) -> bool {
+        self.kind == QUERY_CANONICAL
+    }
+}
+
+/// Reads the layout that [`build`] and [`with_canonical`] write.
+pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
         let (length, after) = rest.split_first_chunk::<4>()?;
         let (text, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -132,18 +150,23 @@ pub(crate) fn url(key: &[u8]) -> Option<(&str, &str, Option<&str>)> {
         return None;
     }
     let (host, path) = (take(&mut rest)?, take(&mut rest)?);
-    let (kept, mut rest) = rest.split_first()?;
-    match *kept {
-        QUERY_KEPT => rest = rest.get(1..)?,
-        QUERY_CANONICAL => {}
-        _ => return Some((host, path, None)),
-    }
-    Some((host, path, Some(take(&mut rest)?)))
-}
-
-/// Whether a key stands for all URLs that are equivalent to its own.
-pub(crate) fn is_canonical(key: &[u8]) -> bool {
-    query_section(key).is_some_and(|section| key[section.start] == QUERY_CANONICAL)
+    let start = key.len() - rest.len();
+    let (kind, mut rest) = rest.split_first()?;
+    let query = match *kind {
+        QUERY_KEPT => {
+            rest = rest.get(1..)?;
+            Some(take(&mut rest)?)
+        }
+        QUERY_CANONICAL => Some(take(&mut rest)?),
+        _ => None,
+    };
+    Some(Parsed {
+        host,
+        path,
+        query,
+        section: start..key.len() - rest.len(),
+        kind: *kind,
+    })
 }
 
 /// The key under which it is kept how the responses of a key's path vary by their query.
@@ -160,30 +183,11 @@ pub(crate) fn with_canonical(key: &[u8], query: &str) -> Option<KeyBytes> {
 }
 
 fn with_query(key: &[u8], section: &[u8]) -> Option<KeyBytes> {
-    let old = query_section(key).filter(|old| key[old.start] == QUERY_KEPT)?;
+    let old = parse(key).filter(|old| old.kind == QUERY_KEPT)?.section;
     let mut made = KeyBytes::from_slice(&key[..old.start]);
     made.extend_from_slice(section);
     made.extend_from_slice(&key[old.end..]);
     Some(made)
-}
-
-/// Where in a key the query is, with what says of which kind it is.
-fn query_section(key: &[u8]) -> Option<std::ops::Range<usize>> {
-    let length_at = |at: usize| {
-        let bytes = key.get(at..)?.first_chunk::<4>()?;
-        usize::try_from(u32::from_le_bytes(*bytes)).ok()
-    };
-    let host = 1;
-    let path = host + 4 + length_at(host)?;
-    let start = path.checked_add(4)?.checked_add(length_at(path)?)?;
-    let before_text = match *key.get(start)? {
-        QUERY_KEPT => 2,
-        QUERY_CANONICAL => 1,
-        _ => return Some(start..start + 1),
-    };
-    let text = start + before_text;
-    let end = text.checked_add(4)?.checked_add(length_at(text)?)?;
-    (end <= key.len()).then_some(start..end)
 }
 
 /// The name of a key in Redis.
@@ -216,6 +220,14 @@ mod tests {
             &Secret::new(Some([1; 32])),
         )
         .key
+    }
+
+    fn url(key: &[u8]) -> Option<(&str, &str, Option<&str>)> {
+        parse(key).map(|url| (url.host, url.path, url.query))
+    }
+
+    fn is_canonical(key: &[u8]) -> bool {
+        parse(key).is_some_and(|url| url.is_canonical())
     }
 
     fn rule() -> Rule {

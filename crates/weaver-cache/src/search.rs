@@ -34,7 +34,7 @@ impl Shared {
         }
         // Every first request would pay for a look into Redis; one without a query rarely gains.
         let worth =
-            tier == Tier::Memory || key::url(key).is_some_and(|(.., query)| query != Some(""));
+            tier == Tier::Memory || key::parse(key).is_some_and(|url| url.query != Some(""));
         let Some(search) = key::of_search(key).filter(|_| worth) else {
             return found;
         };
@@ -115,6 +115,5 @@ impl Shared {
 }
 
 fn canonical_key(key: &[u8], variance: &Variance) -> Option<KeyBytes> {
-    let (.., query) = key::url(key)?;
-    key::with_canonical(key, &variance.canonical(query))
+    key::with_canonical(key, &variance.canonical(key::parse(key)?.query))
 }

@@ -9,10 +9,7 @@
 
 use crate::BreakerConfig;
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// What the breaker does with calls.
@@ -26,6 +23,18 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+impl BreakerState {
+    /// As it stands in reports and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// Why the breaker opened last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerReason {
@@ -35,6 +44,18 @@ pub enum BreakerReason {
     SlowCalls,
     /// A probe failed or was slow.
     Probe,
+}
+
+impl BreakerReason {
+    /// As it stands in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failures => "failures",
+            Self::SlowCalls => "slow_calls",
+            Self::Probe => "probe",
+        }
+    }
 }
 
 /// The breaker's part of [`PoolStats`](crate::PoolStats).
@@ -94,25 +115,25 @@ pub(crate) struct Breaker {
 }
 
 /// Leave to make one call. Dropped without a word of how it went, it counts for nothing.
-pub(crate) struct Permit {
-    breaker: Option<Arc<Breaker>>,
+pub(crate) struct Permit<'a> {
+    breaker: Option<&'a Breaker>,
     probe: Option<u64>,
 }
 
 impl Breaker {
-    pub(crate) fn new(config: BreakerConfig) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(config: BreakerConfig) -> Self {
+        Self {
             config,
             state: AtomicU8::new(CLOSED),
             buckets: Default::default(),
             control: Mutex::default(),
             refused: AtomicU64::new(0),
             events: watch::Sender::new(BreakerState::Closed),
-        })
+        }
     }
 
     /// Leave for a call that begins now, unless it is refused.
-    pub(crate) fn permit(self: &Arc<Self>, now: u64) -> Option<Permit> {
+    pub(crate) fn permit(&self, now: u64) -> Option<Permit<'_>> {
         if !self.config.enabled {
             return Some(Permit {
                 breaker: None,
@@ -128,7 +149,7 @@ impl Breaker {
             probe = round;
         }
         Some(Permit {
-            breaker: Some(Arc::clone(self)),
+            breaker: Some(self),
             probe,
         })
     }
@@ -283,7 +304,7 @@ impl Breaker {
     }
 }
 
-impl Permit {
+impl Permit<'_> {
     /// Says how the call went: `failed`, and how many milliseconds it took.
     pub(crate) fn ended(mut self, failed: bool, took: u64, now: u64) {
         let Some(breaker) = self.breaker.take() else {
@@ -303,7 +324,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if let (Some(breaker), Some(round)) = (self.breaker.take(), self.probe.take()) {
             breaker.probed(round, None, 0);
@@ -317,7 +338,7 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
-    fn breaker() -> Arc<Breaker> {
+    fn breaker() -> Breaker {
         Breaker::new(BreakerConfig {
             enabled: true,
             failure_rate: 0.5,
@@ -330,7 +351,7 @@ mod tests {
         })
     }
 
-    fn call(breaker: &Arc<Breaker>, failed: bool, took: u64, now: u64) -> bool {
+    fn call(breaker: &Breaker, failed: bool, took: u64, now: u64) -> bool {
         let Some(permit) = breaker.permit(now) else {
             return false;
         };
@@ -338,7 +359,7 @@ mod tests {
         true
     }
 
-    fn opened() -> Arc<Breaker> {
+    fn opened() -> Breaker {
         let breaker = breaker();
         for _ in 0..4 {
             assert!(call(&breaker, true, 1, 5000));

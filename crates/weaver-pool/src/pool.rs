@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) config: RedisPoolConfig,
     pub(crate) slots: Arc<Slots>,
     pub(crate) counters: Counters,
-    breaker: Arc<Breaker>,
+    breaker: Breaker,
     retries: Budget,
     pub(crate) grow: Notify,
     /// A connection has left several commands in a row without an answer.
@@ -171,7 +171,7 @@ impl RedisPool {
         &self,
         began: Instant,
         deadline: Duration,
-        permit: Option<Permit>,
+        permit: Option<Permit<'_>>,
         command: F,
     ) -> Result<T, PoolError>
     where

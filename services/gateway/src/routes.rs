@@ -127,10 +127,7 @@ fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
     let policy = match route.cache {
         RouteCache::Off => return None,
         RouteCache::Standard => cache.standard_policy(),
-        RouteCache::Pattern { ttl, overrides } => Policy {
-            targets: cache.targeted_fields.clone(),
-            ..Policy::pattern(ttl, overrides)
-        },
+        RouteCache::Pattern { ttl, overrides } => cache.pattern_policy(ttl, overrides),
     };
     let seconds = |own: Option<Duration>, default| own.map_or(default, |own| own.as_secs());
     let policy = Policy {

@@ -14,7 +14,7 @@ use weaver_metrics::{
     CacheMetrics, RedisPoolSnapshot, Registry,
     report::{CircuitBreakerReport, MetricsReport, Status},
 };
-use weaver_pool::{BreakerReason, BreakerState, BreakerStats, RedisPool};
+use weaver_pool::{BreakerReason, RedisPool};
 
 pub(crate) struct State {
     pub(crate) config: Config,
@@ -60,23 +60,6 @@ pub(crate) fn unix_seconds() -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
-fn breaker(stats: &BreakerStats) -> CircuitBreakerReport {
-    CircuitBreakerReport {
-        state: match stats.state {
-            BreakerState::Closed => "closed",
-            BreakerState::Open => "open",
-            BreakerState::HalfOpen => "half_open",
-        },
-        opened: stats.opened,
-        refused: stats.refused,
-        reason: stats.reason.map(|reason| match reason {
-            BreakerReason::Failures => "failures",
-            BreakerReason::SlowCalls => "slow_calls",
-            BreakerReason::Probe => "probe",
-        }),
-    }
-}
-
 pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
     let stats = pool.stats();
     RedisPoolSnapshot {
@@ -93,6 +76,11 @@ pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
         repeated: stats.repeated,
         opened: stats.connections_opened,
         closed: stats.connections_closed,
-        breaker: breaker(&stats.breaker),
+        breaker: CircuitBreakerReport {
+            state: stats.breaker.state.as_str(),
+            opened: stats.breaker.opened,
+            refused: stats.breaker.refused,
+            reason: stats.breaker.reason.map(BreakerReason::as_str),
+        },
     }
 }

@@ -47,8 +47,7 @@ impl<S> Exchange<S> {
         req: ServiceRequest,
         response: HttpResponse<OwnBody>,
     ) -> Response<B> {
-        req.into_response(response)
-            .map_body(|_, body| EitherBody::right(CacheBody(body)))
+        with(req.into_parts().0, response)
     }
 
     pub(super) fn client<'a>(&self, method: &'a Method, headers: &'a HeaderMap) -> Client<'a> {
@@ -149,11 +148,6 @@ impl<S> Exchange<S> {
         reply: Reply<B>,
         own_headers: Option<HeaderMap>,
     ) -> Result<Response<B>, Error> {
-        let respond = |req: HttpRequest, make: &dyn Fn(&HeaderMap) -> HttpResponse<OwnBody>| {
-            let response = make(own_headers.as_ref().unwrap_or_else(|| req.headers()));
-            ServiceResponse::new(req, response)
-                .map_body(|_, body| EitherBody::right(CacheBody(body)))
-        };
         match reply {
             Reply::Refused(error) => Err(error),
             Reply::Own(mut res, member, outcome) => {
@@ -161,7 +155,7 @@ impl<S> Exchange<S> {
                 respond::add_status(res.headers_mut(), member, &self.shared.config.name);
                 Ok(res.map_into_left_body())
             }
-            Reply::Entry(req, entry, tier, outcome, member) => Ok(respond(req, &|headers| {
+            Reply::Entry(req, entry, tier, outcome, member) => {
                 let now = self.shared.now();
                 let served = Served {
                     tier,
@@ -169,8 +163,10 @@ impl<S> Exchange<S> {
                     now,
                     member,
                 };
-                self.serve(&Method::GET, headers, &entry, served)
-            })),
+                let headers = own_headers.as_ref().unwrap_or_else(|| req.headers());
+                let response = self.serve(&Method::GET, headers, &entry, served);
+                Ok(with(req, response))
+            }
             Reply::Stream(req, head, reader, member) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
                 Ok(self.stream(req, &head, reader, member, own_headers.as_ref()))
@@ -189,7 +185,7 @@ impl<S> Exchange<S> {
     ) -> Response<B> {
         let headers = own_headers.unwrap_or_else(|| req.headers());
         let response = self.join_flight(&Method::GET, headers, head, reader, member);
-        ServiceResponse::new(req, response).map_body(|_, body| EitherBody::right(CacheBody(body)))
+        with(req, response)
     }
 
     pub(super) fn join_flight(
@@ -284,6 +280,11 @@ impl<S> Exchange<S> {
         let response = self.problem(StatusCode::GATEWAY_TIMEOUT, member);
         self.own(req, response)
     }
+}
+
+/// A response of the cache's own to a request.
+pub(super) fn with<B>(req: HttpRequest, response: HttpResponse<OwnBody>) -> Response<B> {
+    ServiceResponse::new(req, response).map_body(|_, body| EitherBody::right(CacheBody(body)))
 }
 
 fn ttl(head: &Head, now: Millis) -> i64 {

@@ -69,9 +69,10 @@ impl RedisTier {
         let asked = name.clone();
         let answer = inner
             .pool
-            .execute_within(inner.deadline, |client| async move {
-                client.get::<Option<Bytes>, _>(asked).await
-            })
+            .command("GET")
+            .key(name.as_bytes())
+            .within(inner.deadline)
+            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
             .await;
         match answer {
             Ok(Some(bytes)) => {
@@ -108,12 +109,12 @@ impl RedisTier {
             let name = key::redis_name(&this.inner.prefix, record.key());
             let value = codec::encode(&record);
             drop(record);
-            let outcome = this
-                .inner
-                .pool
-                .execute(|client| async move {
+            let to = name.clone();
+            let written = this.inner.pool.command("SET").key(name.as_bytes());
+            let outcome = written
+                .once(|client| async move {
                     client
-                        .set::<(), _, _>(name, value, Some(Expiration::PX(life)), None, false)
+                        .set::<(), _, _>(to, value, Some(Expiration::PX(life)), None, false)
                         .await
                 })
                 .await;
@@ -129,7 +130,12 @@ impl RedisTier {
         let name = key::redis_name(&self.inner.prefix, key);
         self.inner
             .pool
-            .execute(|client| async move { client.unlink::<(), _>(name).await })
+            .command("UNLINK")
+            .key(name.as_bytes())
+            .run(|client| {
+                let name = name.clone();
+                async move { client.unlink::<(), _>(name).await }
+            })
             .await
     }
 

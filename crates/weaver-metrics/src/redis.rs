@@ -3,11 +3,14 @@ use crate::report::{
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 use std::{fmt, sync::Arc};
+
+/// What a circuit breaker may be doing.
+const STATES: [&str; 3] = ["closed", "open", "half_open"];
 
 /// What a pool's own counters stand at.
 #[derive(Clone, Debug)]
@@ -38,8 +41,21 @@ pub struct RedisPoolSnapshot {
     pub opened: u64,
     /// Connections closed by shrinking.
     pub closed: u64,
+    /// Connections that fell silent and were replaced.
+    pub replaced: u64,
+    /// Connections that were lost and came back.
+    pub reconnects: u64,
+    /// Connections beside the pool's, for exclusive use and subscriptions.
+    pub dedicated: usize,
     /// The circuit breaker.
     pub breaker: CircuitBreakerReport,
+    /// Those of a cluster's nodes, by host and port.
+    pub nodes: Vec<(String, CircuitBreakerReport)>,
+    /// How long commands took: upper bounds in seconds, the last of them infinite, and the commands
+    /// in each bucket.
+    pub latency: Vec<(f64, u64)>,
+    /// What all commands took together, in seconds.
+    pub latency_sum: f64,
 }
 
 impl RedisPoolSnapshot {
@@ -61,6 +77,7 @@ impl RedisPoolSnapshot {
                 in_use_connections: self.in_use,
                 open_connections: self.open,
                 waiting: self.waiting,
+                dedicated_connections: self.dedicated,
             },
             uptime_seconds: two_places(uptime),
             uptime_hours: two_places(uptime / 3600.0),
@@ -72,6 +89,8 @@ impl RedisPoolSnapshot {
             total_repeated: self.repeated,
             connections_opened: self.opened,
             connections_closed: self.closed,
+            connections_replaced: self.replaced,
+            reconnects: self.reconnects,
             circuit_breaker: self.breaker,
         }
     }
@@ -111,6 +130,7 @@ impl Collector for RedisPoolMetrics {
             ("idle", now.open.saturating_sub(now.in_use)),
             ("available", now.max.saturating_sub(now.in_use)),
             ("max", now.max),
+            ("dedicated", now.dedicated),
         ];
         for (state, count) in states {
             let sample = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
@@ -142,7 +162,7 @@ impl Collector for RedisPoolMetrics {
             None,
             MetricType::Gauge,
         )?;
-        for state in ["closed", "open", "half_open"] {
+        for state in STATES {
             let sample = ConstGauge::new(i64::from(state == now.breaker.state));
             sample.encode(family.encode_family(&[("state", state)])?)?;
         }
@@ -172,9 +192,40 @@ impl Collector for RedisPoolMetrics {
                 "Connections closed by shrinking",
                 now.closed,
             ),
+            (
+                "weaver_redis_pool_connections_replaced",
+                "Connections that fell silent and were replaced",
+                now.replaced,
+            ),
+            (
+                "weaver_redis_pool_reconnects",
+                "Connections that were lost and came back",
+                now.reconnects,
+            ),
         ] {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(count).encode(family)?;
+        }
+        let mut histogram = encoder.encode_descriptor(
+            "weaver_redis_pool_command_duration",
+            "How long commands took, those that failed too",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let count = now.latency.iter().map(|(_, count)| count).sum();
+        histogram.encode_histogram::<NoLabelSet>(now.latency_sum, count, &now.latency, None)?;
+        let mut nodes = encoder.encode_descriptor(
+            "weaver_redis_pool_node_circuit_breaker",
+            "What the circuit breaker of each node of a cluster does: 1 for the state it is in",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (node, breaker) in &now.nodes {
+            for state in STATES {
+                let sample = ConstGauge::new(i64::from(state == breaker.state));
+                let labels = [("node", node.as_str()), ("state", state)];
+                sample.encode(nodes.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -85,6 +85,10 @@ pub struct RedisPoolReport {
     pub connections_opened: u64,
     /// Connections closed by shrinking.
     pub connections_closed: u64,
+    /// Connections that fell silent and were replaced.
+    pub connections_replaced: u64,
+    /// Connections that were lost and came back.
+    pub reconnects: u64,
     /// The circuit breaker.
     pub circuit_breaker: CircuitBreakerReport,
 }
@@ -126,6 +130,8 @@ pub struct RedisPoolInfo {
     pub open_connections: usize,
     /// Callers that wait for a place.
     pub waiting: usize,
+    /// Connections beside the pool's, for exclusive use and subscriptions.
+    pub dedicated_connections: usize,
 }
 
 /// Rounds to two places, as the report does.

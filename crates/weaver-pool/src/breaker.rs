@@ -7,9 +7,12 @@
 //!
 //! Times are milliseconds of a clock that is passed in. The closed state takes no lock.
 
-use crate::BreakerConfig;
+use crate::{BreakerConfig, connection::Events};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
 use tokio::sync::watch;
 
 /// What the breaker does with calls.
@@ -71,6 +74,34 @@ pub struct BreakerStats {
     pub refused: u64,
 }
 
+impl BreakerStats {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: BreakerState::Closed,
+            opened: 0,
+            reason: None,
+            refused: 0,
+        }
+    }
+
+    /// Those of another one too: the worse of the two states, and its reason.
+    pub(crate) fn add(&mut self, other: Self) {
+        let bad = |state| match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        if self.reason.is_none() || bad(other.state) > bad(self.state) {
+            self.reason = other.reason.or(self.reason);
+        }
+        if bad(other.state) > bad(self.state) {
+            self.state = other.state;
+        }
+        self.opened += other.opened;
+        self.refused += other.refused;
+    }
+}
+
 /// How a call went, as far as the breaker cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Went {
@@ -111,7 +142,8 @@ pub(crate) struct Breaker {
     buckets: [Bucket; BUCKETS],
     control: Mutex<Control>,
     refused: AtomicU64,
-    events: watch::Sender<BreakerState>,
+    states: watch::Sender<BreakerState>,
+    events: Arc<Events>,
 }
 
 /// Leave to make one call. Dropped without a word of how it went, it counts for nothing.
@@ -121,14 +153,15 @@ pub(crate) struct Permit<'a> {
 }
 
 impl Breaker {
-    pub(crate) fn new(config: BreakerConfig) -> Self {
+    pub(crate) fn new(config: BreakerConfig, events: &Arc<Events>) -> Self {
         Self {
             config,
             state: AtomicU8::new(CLOSED),
             buckets: Default::default(),
             control: Mutex::default(),
             refused: AtomicU64::new(0),
-            events: watch::Sender::new(BreakerState::Closed),
+            states: watch::Sender::new(BreakerState::Closed),
+            events: Arc::clone(events),
         }
     }
 
@@ -178,7 +211,8 @@ impl Breaker {
         self.state.store(state, Ordering::Release);
         let state = Self::named(state);
         tracing::info!(?state, "redis circuit breaker");
-        self.events.send_replace(state);
+        self.states.send_replace(state);
+        self.events.changed.notify_one();
     }
 
     const fn named(state: u8) -> BreakerState {
@@ -281,7 +315,12 @@ impl Breaker {
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<BreakerState> {
-        self.events.subscribe()
+        self.states.subscribe()
+    }
+
+    /// Whether a call would be refused that is no probe either.
+    pub(crate) fn is_open(&self, now: u64) -> bool {
+        self.state.load(Ordering::Acquire) == OPEN && now < self.control.lock().until
     }
 
     pub(crate) fn stats(&self) -> BreakerStats {
@@ -339,16 +378,19 @@ mod tests {
     use std::time::Duration;
 
     fn breaker() -> Breaker {
-        Breaker::new(BreakerConfig {
-            enabled: true,
-            failure_rate: 0.5,
-            slow_call: Duration::from_millis(100),
-            slow_call_rate: 0.8,
-            window: Duration::from_secs(10),
-            min_calls: 4,
-            open_for: Duration::from_secs(1),
-            probes: 2,
-        })
+        Breaker::new(
+            BreakerConfig {
+                enabled: true,
+                failure_rate: 0.5,
+                slow_call: Duration::from_millis(100),
+                slow_call_rate: 0.8,
+                window: Duration::from_secs(10),
+                min_calls: 4,
+                open_for: Duration::from_secs(1),
+                probes: 2,
+            },
+            &Arc::default(),
+        )
     }
 
     fn call(breaker: &Breaker, failed: bool, took: u64, now: u64) -> bool {

@@ -1,28 +1,20 @@
+mod breaker;
+mod credentials;
+mod tls;
+mod topology;
+
+pub use breaker::BreakerConfig;
+pub use credentials::Credentials;
+pub use tls::TlsConfig;
+pub use topology::{Protocol, Topology};
+
 use crate::PoolError;
 use std::{fmt, time::Duration};
 
-/// Which servers there are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topology {
-    /// One server, at the config's `host` and `port`.
-    Standalone,
-    /// A primary that Sentinels watch.
-    Sentinel {
-        /// The Sentinels, host and port.
-        nodes: Vec<(String, u16)>,
-        /// The name under which they watch it.
-        service: String,
-    },
-    /// A Redis Cluster.
-    Cluster {
-        /// Some of its nodes, host and port; the others are discovered.
-        nodes: Vec<(String, u16)>,
-    },
-}
-
 /// How to reach Redis and how much to ask of it.
 ///
-/// Durations may be anything from a millisecond to a day; [`RedisPoolConfig::validate`] names the
+/// Durations may be anything from a millisecond to a day unless it says otherwise;
+/// [`RedisPoolConfig::validate`] names the
 /// first field that is out of its range.
 #[derive(Clone, PartialEq)]
 pub struct RedisPoolConfig {
@@ -36,8 +28,13 @@ pub struct RedisPoolConfig {
     pub username: Option<String>,
     /// The password.
     pub password: Option<String>,
-    /// Whether to speak TLS, with the platform's certificates. Needs the feature `tls`.
-    pub tls: bool,
+    /// Where user and password come from if they change while the pool runs, instead of the two
+    /// above.
+    pub credentials: Option<Credentials>,
+    /// TLS, where it is spoken. Needs the feature `tls`.
+    pub tls: Option<TlsConfig>,
+    /// The version of the protocol.
+    pub protocol: Protocol,
     /// Which servers there are.
     pub topology: Topology,
     /// Connections that are always kept open, 1 to `max_connections`.
@@ -49,6 +46,9 @@ pub struct RedisPoolConfig {
     pub max_in_flight: u32,
     /// Callers that may wait for a place at once; the next one is refused.
     pub max_waiting: usize,
+    /// Connections beside those, for exclusive use, subscriptions and streams, 0 to 10 000. The
+    /// server sees at most the two maxima together.
+    pub max_dedicated: usize,
     /// How long a caller waits for a place.
     pub acquire_timeout: Duration,
     /// The deadline of a command, and of a pool's closing.
@@ -57,6 +57,10 @@ pub struct RedisPoolConfig {
     pub socket_connect_timeout: Duration,
     /// Whether TCP keepalive probes find a peer that is gone.
     pub socket_keepalive: bool,
+    /// How long a connection is silent before the first probe, at least a second.
+    pub keepalive_time: Duration,
+    /// The time between probes, at least a second. The kernel's count of probes stays.
+    pub keepalive_interval: Duration,
     /// Time between the health checks of the background task; zero switches them off.
     pub health_check_interval: Duration,
     /// Whether a repeatable command is sent again when its deadline passed or its connection broke.
@@ -81,60 +85,27 @@ impl Default for RedisPoolConfig {
             db: 0,
             username: None,
             password: None,
-            tls: false,
+            credentials: None,
+            tls: None,
+            protocol: Protocol::Resp2,
             topology: Topology::Standalone,
             min_connections: 1,
             max_connections: 100,
             max_in_flight: 256,
             max_waiting: 10_000,
+            max_dedicated: 16,
             acquire_timeout: Duration::from_secs(1),
             socket_timeout: Duration::from_secs(5),
             socket_connect_timeout: Duration::from_secs(5),
             socket_keepalive: true,
+            keepalive_time: Duration::from_secs(30),
+            keepalive_interval: Duration::from_secs(10),
             health_check_interval: Duration::from_secs(30),
             retry_on_timeout: true,
             retry_on_error: true,
             retries: 2,
             breaker: BreakerConfig::default(),
             max_idle_time: Duration::from_secs(300),
-        }
-    }
-}
-
-/// When the circuit breaker opens, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BreakerConfig {
-    /// Whether there is one.
-    pub enabled: bool,
-    /// The share of calls in the window that fail, above 0 and up to 1, from which it opens. A call
-    /// fails that gets no answer in time, has no connection, or meets a server in no state to run
-    /// it; an error that is the command's own is none.
-    pub failure_rate: f64,
-    /// From how long on a call is slow.
-    pub slow_call: Duration,
-    /// The share of calls in the window that fail or are slow from which it opens.
-    pub slow_call_rate: f64,
-    /// The time that is looked back on.
-    pub window: Duration,
-    /// Calls in the window below which it never opens.
-    pub min_calls: u32,
-    /// How long calls are refused before probes are let through.
-    pub open_for: Duration,
-    /// Probes that must succeed, and of which no more are under way at once.
-    pub probes: u32,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            failure_rate: 0.5,
-            slow_call: Duration::from_secs(1),
-            slow_call_rate: 0.8,
-            window: Duration::from_secs(10),
-            min_calls: 20,
-            open_for: Duration::from_secs(1),
-            probes: 3,
         }
     }
 }
@@ -172,6 +143,7 @@ impl RedisPoolConfig {
                 self.max_connections,
             ),
             ("max_in_flight", self.max_in_flight as usize, 1, 100_000),
+            ("max_dedicated", self.max_dedicated, 0, 10_000),
             ("retries", self.retries as usize, 0, 10),
             (
                 "breaker.min_calls",
@@ -203,6 +175,12 @@ impl RedisPoolConfig {
                 )));
             }
         }
+        let second = Duration::from_secs(1);
+        if self.socket_keepalive && self.keepalive_time.min(self.keepalive_interval) < second {
+            return Err(PoolError::Config(
+                "keepalive_time and keepalive_interval are at least 1 s".to_owned(),
+            ));
+        }
         let shares = [
             ("breaker.failure_rate", self.breaker.failure_rate),
             ("breaker.slow_call_rate", self.breaker.slow_call_rate),
@@ -219,10 +197,15 @@ impl RedisPoolConfig {
                 "db is {}, and a cluster has only 0",
                 self.db
             ))),
-            Topology::Cluster { nodes } | Topology::Sentinel { nodes, .. } if nodes.is_empty() => {
+            Topology::Cluster { nodes, .. } | Topology::Sentinel { nodes, .. }
+                if nodes.is_empty() =>
+            {
                 Err(PoolError::Config("nodes is empty".to_owned()))
             }
-            _ if self.tls && !cfg!(feature = "tls") => Err(PoolError::Config(
+            _ if self.credentials.is_some() && self.password.is_some() => Err(PoolError::Config(
+                "password and credentials are two sources of one password".to_owned(),
+            )),
+            _ if self.tls.is_some() && !cfg!(feature = "tls") => Err(PoolError::Config(
                 "tls needs the crate's feature `tls`".to_owned(),
             )),
             _ => Ok(()),

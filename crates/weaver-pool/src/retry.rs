@@ -1,6 +1,6 @@
 //! Sending a command again: when, after how long, and how often over all calls.
 
-use crate::{PoolError, RedisPoolConfig};
+use crate::{PoolError, RedisPoolConfig, commands::Repeat};
 use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -41,10 +41,17 @@ impl Budget {
     }
 }
 
-/// Whether a repeatable command that failed like this is to be sent again.
-pub(crate) fn is_worth_it(error: &PoolError, config: &RedisPoolConfig) -> bool {
-    match error {
-        PoolError::Timeout(_) | PoolError::Connection(_) => config.retry_on_timeout,
+/// Whether a command that failed like this is to be sent again.
+pub(crate) fn is_worth_it(error: &PoolError, repeat: Repeat, config: &RedisPoolConfig) -> bool {
+    let safe = match repeat {
+        Repeat::Always => true,
+        Repeat::NotRun => error.has_not_run(),
+        Repeat::Never => false,
+    };
+    safe && match error {
+        PoolError::Timeout(_) | PoolError::Connection(_) | PoolError::NotConnected(_) => {
+            config.retry_on_timeout
+        }
         error => config.retry_on_error && error.is_server_state(),
     }
 }
@@ -69,6 +76,38 @@ mod tests {
             budget.spend()
         });
         assert_eq!(repeated.count(), 100);
+    }
+
+    #[test]
+    fn what_may_have_run_is_repeated_only_if_twice_is_as_good_as_once() {
+        let config = RedisPoolConfig::default();
+        let broke = PoolError::Connection(String::new());
+        let late = PoolError::Timeout(Duration::ZERO);
+        let never_sent = PoolError::NotConnected(String::new());
+        for (error, changes_nothing, not_run) in [
+            (&broke, true, false),
+            (&late, true, false),
+            (&never_sent, true, true),
+            (&PoolError::CircuitOpen, false, false),
+            (&PoolError::Exhausted, false, false),
+        ] {
+            assert_eq!(
+                is_worth_it(error, Repeat::Always, &config),
+                changes_nothing,
+                "{error:?}"
+            );
+            assert_eq!(
+                is_worth_it(error, Repeat::NotRun, &config),
+                not_run,
+                "{error:?}"
+            );
+            assert!(!is_worth_it(error, Repeat::Never, &config));
+        }
+        let patient = RedisPoolConfig {
+            retry_on_timeout: false,
+            ..config
+        };
+        assert!(!is_worth_it(&late, Repeat::Always, &patient));
     }
 
     #[test]

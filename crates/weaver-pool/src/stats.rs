@@ -1,4 +1,4 @@
-use crate::BreakerStats;
+use crate::{BreakerStats, LatencyHistogram, group::Group};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -13,7 +13,7 @@ pub struct PoolStats {
     pub last_health_check: Option<f64>,
     /// Time since the pool was made.
     pub uptime: Duration,
-    /// The most connections it may open.
+    /// The most connections it may open; in a cluster, to all nodes together.
     pub max_connections: usize,
     /// Connections that are open or being opened.
     pub open_connections: usize,
@@ -33,10 +33,53 @@ pub struct PoolStats {
     pub connections_closed: u64,
     /// Connections that fell silent and were replaced.
     pub connections_replaced: u64,
+    /// Connections that were lost and came back; in a cluster, of each node.
+    pub reconnects: u64,
+    /// Connections beside the pool's: lent for exclusive use or kept for that, and of subscribers.
+    pub dedicated_connections: usize,
     /// Commands that were sent again.
     pub repeated: u64,
-    /// The circuit breaker.
+    /// The circuit breaker; in a cluster those of its nodes together, and the worst of their states.
     pub breaker: BreakerStats,
+    /// The nodes of a cluster, host and port, and the circuit breaker of each.
+    pub nodes: Vec<(String, BreakerStats)>,
+    /// How long calls took.
+    pub latency: LatencyHistogram,
+}
+
+impl PoolStats {
+    pub(crate) fn empty() -> Self {
+        Self {
+            pool_initialized_at: 0.0,
+            last_health_check: None,
+            uptime: Duration::ZERO,
+            max_connections: 0,
+            open_connections: 0,
+            in_use_connections: 0,
+            available_connections: 0,
+            waiting: 0,
+            total_commands_executed: 0,
+            total_errors: 0,
+            connections_opened: 0,
+            connections_closed: 0,
+            connections_replaced: 0,
+            reconnects: 0,
+            dedicated_connections: 0,
+            repeated: 0,
+            breaker: BreakerStats::new(),
+            nodes: Vec::new(),
+            latency: LatencyHistogram::default(),
+        }
+    }
+
+    /// Adds the connections and the breaker of a group.
+    pub(crate) fn add(&mut self, group: &Group) {
+        self.max_connections += group.slots.capacity();
+        self.open_connections += group.slots.live();
+        self.in_use_connections += group.slots.in_use();
+        self.waiting += group.waiting.load(Ordering::Relaxed);
+        self.breaker.add(group.breaker.stats());
+    }
 }
 
 pub(crate) struct Counters {
@@ -109,32 +152,17 @@ impl Counters {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn stats(
-        &self,
-        max: usize,
-        open: usize,
-        in_use: usize,
-        waiting: usize,
-        breaker: BreakerStats,
-    ) -> PoolStats {
-        let failed = self.failed.load(Ordering::Relaxed);
+    /// Fills in what is counted here.
+    pub(crate) fn write_to(&self, stats: &mut PoolStats) {
         let checked = self.checked_at.load(Ordering::Relaxed);
-        PoolStats {
-            pool_initialized_at: self.started_at,
-            last_health_check: (checked != 0).then(|| checked as f64 / 1000.0),
-            uptime: self.started.elapsed(),
-            max_connections: max,
-            open_connections: open,
-            in_use_connections: in_use,
-            available_connections: max.saturating_sub(in_use),
-            waiting,
-            total_commands_executed: self.succeeded.load(Ordering::Relaxed) + failed,
-            total_errors: failed,
-            connections_opened: self.opened.load(Ordering::Relaxed),
-            connections_closed: self.closed.load(Ordering::Relaxed),
-            connections_replaced: self.replaced.load(Ordering::Relaxed),
-            repeated: self.repeated.load(Ordering::Relaxed),
-            breaker,
-        }
+        stats.pool_initialized_at = self.started_at;
+        stats.last_health_check = (checked != 0).then(|| checked as f64 / 1000.0);
+        stats.uptime = self.started.elapsed();
+        stats.total_errors = self.failed.load(Ordering::Relaxed);
+        stats.total_commands_executed = self.succeeded.load(Ordering::Relaxed) + stats.total_errors;
+        stats.connections_opened = self.opened.load(Ordering::Relaxed);
+        stats.connections_closed = self.closed.load(Ordering::Relaxed);
+        stats.connections_replaced = self.replaced.load(Ordering::Relaxed);
+        stats.repeated = self.repeated.load(Ordering::Relaxed);
     }
 }

@@ -9,148 +9,13 @@
 
 mod common;
 
-use common::{Proxy, Redis};
-use fred::interfaces::KeysInterface;
+use common::{Proxy, Redis, SLACK, Traffic, config_for_faults as config};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
-use weaver_pool::{BreakerConfig, PoolError, RedisPool, RedisPoolConfig};
-
-const DEADLINE: Duration = Duration::from_millis(200);
-/// What a busy machine may add to a deadline.
-const SLACK: Duration = Duration::from_millis(800);
-
-fn config(port: u16) -> RedisPoolConfig {
-    RedisPoolConfig {
-        host: "127.0.0.1".to_owned(),
-        port,
-        min_connections: 2,
-        max_connections: 4,
-        max_in_flight: 32,
-        socket_timeout: DEADLINE,
-        socket_connect_timeout: Duration::from_millis(500),
-        acquire_timeout: DEADLINE,
-        health_check_interval: Duration::from_millis(100),
-        breaker: BreakerConfig {
-            open_for: Duration::from_millis(100),
-            min_calls: 10,
-            ..BreakerConfig::default()
-        },
-        ..RedisPoolConfig::default()
-    }
-}
-
-/// Callers that never stop, and what they saw.
-struct Traffic {
-    seen: Arc<Seen>,
-    callers: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Seen {
-    over: AtomicBool,
-    good: AtomicU64,
-    failed: AtomicU64,
-    wrong: AtomicU64,
-    late: AtomicU64,
-}
-
-impl Traffic {
-    fn start(pool: &RedisPool) -> Self {
-        let seen = Arc::<Seen>::default();
-        let callers = (0..16)
-            .map(|caller| tokio::spawn(call(pool.clone(), Arc::clone(&seen), caller)))
-            .collect();
-        Self { seen, callers }
-    }
-
-    /// Waits until calls succeed again, and gives how long that took.
-    async fn recovered(&self, pool: &RedisPool) -> Duration {
-        let since = Instant::now();
-        let good = self.seen.good.load(Ordering::Relaxed);
-        while self.seen.good.load(Ordering::Relaxed) < good + 50 {
-            assert!(
-                since.elapsed() < Duration::from_secs(15),
-                "the pool did not recover: {:?}",
-                pool.stats()
-            );
-            sleep(Duration::from_millis(1)).await;
-        }
-        since.elapsed()
-    }
-
-    async fn end(self, pool: &RedisPool) {
-        self.seen.over.store(true, Ordering::Relaxed);
-        for caller in self.callers {
-            caller.await.expect("no caller panicked");
-        }
-        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
-        assert_eq!(count(&self.seen.wrong), 0, "wrong answers");
-        assert_eq!(count(&self.seen.late), 0, "calls past their deadline");
-        let since = Instant::now();
-        loop {
-            let stats = pool.stats();
-            assert!(stats.open_connections <= stats.max_connections, "{stats:?}");
-            // A health check may be on its way.
-            if (stats.in_use_connections, stats.waiting) == (0, 0) {
-                return;
-            }
-            assert!(since.elapsed() < DEADLINE * 2 + SLACK, "{stats:?}");
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
-}
-
-async fn call(pool: RedisPool, seen: Arc<Seen>, caller: u64) {
-    let mut turn = 0_u64;
-    while !seen.over.load(Ordering::Relaxed) {
-        turn += 1;
-        let key = format!("{caller}:{}", turn % 7);
-        let value = format!("{key}={turn}");
-        let write = turn.is_multiple_of(3);
-        let began = Instant::now();
-        let (asked, sent) = (key.clone(), value.clone());
-        let call = pool.execute(|client| async move {
-            if write {
-                client
-                    .set::<(), _, _>(asked, sent, None, None, false)
-                    .await?;
-                Ok(None)
-            } else {
-                client.get::<Option<String>, _>(asked).await
-            }
-        });
-        // Some callers leave in the middle.
-        let patience = if turn.is_multiple_of(11) {
-            Duration::from_micros(turn % 500)
-        } else {
-            Duration::from_secs(60)
-        };
-        let Ok(outcome) = tokio::time::timeout(patience, call).await else {
-            continue;
-        };
-        if began.elapsed() > DEADLINE * 2 + SLACK {
-            seen.late.fetch_add(1, Ordering::Relaxed);
-        }
-        match outcome {
-            Ok(Some(answer)) if !answer.starts_with(&format!("{key}=")) => {
-                seen.wrong.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(_) => {
-                seen.good.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => {
-                seen.failed.fetch_add(1, Ordering::Relaxed);
-                sleep(Duration::from_millis(1)).await;
-            }
-        }
-    }
-}
+use tokio::{net::TcpListener, time::sleep};
+use weaver_pool::{PoolError, RedisPool};
 
 /// What can happen. Each is over when its function returns.
 #[derive(Clone, Copy, Debug)]
@@ -300,7 +165,7 @@ async fn a_port_that_never_answers_is_an_error_in_time() {
     assert!(
         matches!(
             outcome,
-            Err(PoolError::Connection(_) | PoolError::Timeout(_))
+            Err(PoolError::NotConnected(_) | PoolError::Timeout(_))
         ),
         "{outcome:?}"
     );

@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::time::sleep;
 use weaver_pool::{
-    BreakerConfig, BreakerReason, BreakerState, PoolError, RedisPool, RedisPoolConfig,
+    BreakerConfig, BreakerReason, BreakerState, Health, PoolError, RedisPool, RedisPoolConfig,
     close_redis_pool, get_pool_stats, get_redis_pool, init_redis_pool,
 };
 
@@ -196,7 +196,10 @@ async fn a_server_that_is_not_there_is_an_error_and_leaves_nothing_behind() {
     redis.kill();
     let failed = RedisPool::connect(redis.config()).await;
     assert!(
-        matches!(failed, Err(PoolError::Connection(_))),
+        matches!(
+            failed,
+            Err(PoolError::Connection(_) | PoolError::NotConnected(_))
+        ),
         "{failed:?}"
     );
     let lazy = RedisPool::connect_in_background(redis.config()).unwrap();
@@ -226,7 +229,10 @@ async fn closing_waits_for_what_is_outstanding() {
     assert_eq!(pool.stats().in_use_connections, 0);
     let outcome = busy.await.unwrap();
     assert!(
-        !matches!(outcome, Err(PoolError::Connection(_))),
+        !matches!(
+            outcome,
+            Err(PoolError::Connection(_) | PoolError::NotConnected(_))
+        ),
         "{outcome:?}"
     );
 }
@@ -298,7 +304,8 @@ async fn the_breaker_opens_while_redis_is_frozen_and_closes_when_it_thaws() {
     })
     .await
     .unwrap();
-    let mut events = pool.breaker();
+    let mut health = pool.health();
+    assert_eq!(*health.borrow_and_update(), Health::Up);
     let deadline = Duration::from_millis(50);
     let ping = || {
         pool.execute_within(deadline, |client| async move {
@@ -314,7 +321,7 @@ async fn the_breaker_opens_while_redis_is_frozen_and_closes_when_it_thaws() {
         (stats.breaker.state, stats.breaker.reason),
         (BreakerState::Open, Some(BreakerReason::Failures))
     );
-    assert_eq!(*events.borrow_and_update(), BreakerState::Open);
+    health.wait_for(|now| *now == Health::Down).await.unwrap();
     for _ in 0..1000 {
         assert!(matches!(ping().await, Err(PoolError::CircuitOpen)));
     }
@@ -331,7 +338,9 @@ async fn the_breaker_opens_while_redis_is_frozen_and_closes_when_it_thaws() {
         sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(ping().await.unwrap(), "PONG");
+    health.wait_for(|now| *now == Health::Up).await.unwrap();
     pool.close().await;
+    assert_eq!(*health.borrow(), Health::Down);
 }
 
 /// An error that is the command's own says nothing against the server.
@@ -385,10 +394,10 @@ async fn a_repeatable_command_waits_out_a_state_of_the_server() {
     let repeated = tokio::spawn({
         let pool = pool.clone();
         async move {
-            pool.execute_repeatable(|client| async move {
+            let set = |client: fred::clients::Client| async move {
                 client.set::<(), _, _>("k", "v", None, None, false).await
-            })
-            .await
+            };
+            pool.command("SET").run(set).await
         }
     });
     while pool.stats().repeated == 0 {

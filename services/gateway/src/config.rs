@@ -11,8 +11,8 @@ mod values;
 
 pub use sections::{
     AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, HealthCheckConfig, JwtConfig,
-    JwtKey, LogFormat, RateLimitConfig, RedisMode, RouteCache, RouteConfig, SecurityHeaders,
-    ServerConfig, TelemetryConfig,
+    JwtKey, LogFormat, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig,
+    TelemetryConfig,
 };
 pub use source::{Environment, Faults};
 

@@ -7,14 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use weaver_cache::CacheHandle;
 use weaver_metrics::{
     CacheMetrics, RedisPoolSnapshot, Registry,
     report::{CircuitBreakerReport, MetricsReport, Status},
 };
-use weaver_pool::{BreakerReason, RedisPool};
+use weaver_pool::{BreakerReason, BreakerStats, RedisPool};
 
 pub(crate) struct State {
     pub(crate) config: Config,
@@ -76,11 +76,34 @@ pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
         repeated: stats.repeated,
         opened: stats.connections_opened,
         closed: stats.connections_closed,
-        breaker: CircuitBreakerReport {
-            state: stats.breaker.state.as_str(),
-            opened: stats.breaker.opened,
-            refused: stats.breaker.refused,
-            reason: stats.breaker.reason.map(BreakerReason::as_str),
-        },
+        replaced: stats.connections_replaced,
+        reconnects: stats.reconnects,
+        dedicated: stats.dedicated_connections,
+        breaker: breaker(&stats.breaker),
+        nodes: stats
+            .nodes
+            .iter()
+            .map(|(node, stats)| (node.clone(), breaker(stats)))
+            .collect(),
+        latency: stats.latency.buckets.iter().map(seconds).collect(),
+        latency_sum: stats.latency.sum.as_secs_f64(),
+    }
+}
+
+fn breaker(stats: &BreakerStats) -> CircuitBreakerReport {
+    CircuitBreakerReport {
+        state: stats.state.as_str(),
+        opened: stats.opened,
+        refused: stats.refused,
+        reason: stats.reason.map(BreakerReason::as_str),
+    }
+}
+
+/// A bucket's bound in seconds; the metrics' own infinity is the largest number.
+fn seconds((bound, count): &(Duration, u64)) -> (f64, u64) {
+    if *bound == Duration::MAX {
+        (f64::MAX, *count)
+    } else {
+        (bound.as_secs_f64(), *count)
     }
 }

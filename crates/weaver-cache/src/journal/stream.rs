@@ -7,7 +7,6 @@
 
 use super::{Position, Purge, PurgeLog};
 use fred::{
-    clients::Client,
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Value},
     util::redis_keyslot,
@@ -20,7 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
-use weaver_pool::{PoolError, RedisPool};
+use weaver_pool::{Exclusive, PoolError, RedisPool};
 
 /// Items that the stream keeps; older ones are trimmed, and entries from before them are dead.
 const MAX_ITEMS: u32 = 100_000;
@@ -119,7 +118,9 @@ impl Follower {
         let command = command("XADD", &self.key, false);
         let id: String = self
             .pool
-            .execute(|client| async move { client.custom(command, args).await })
+            .command("XADD")
+            .key(self.key.as_bytes())
+            .once(|client| async move { client.custom(command, args).await })
             .await?;
         Position::parse(&id).ok_or_else(|| {
             PoolError::Connection(format!("XADD answered {id:?}, which is no stream id"))
@@ -161,23 +162,22 @@ struct Follow {
 impl Follow {
     async fn run(mut self) {
         loop {
-            if let Ok(client) = self.pool.dedicated_client().await {
-                if let Err(error) = self.follow(&client).await {
-                    tracing::warn!(%error, "purge journal out of reach; the redis tier is closed");
-                }
-                let _ = client.quit().await;
+            if let Ok(mut connection) = self.pool.exclusive_for(self.key.as_bytes()).await
+                && let Err(error) = self.follow(&mut connection).await
+            {
+                tracing::warn!(%error, "purge journal out of reach; the redis tier is closed");
             }
             self.shared.current.store(false, Ordering::Release);
             sleep(RETRY).await;
         }
     }
 
-    async fn follow(&mut self, client: &Client) -> Result<(), fred::error::Error> {
-        self.catch_up(client).await?;
+    async fn follow(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        self.catch_up(connection).await?;
         let mut clock_due = tokio::time::Instant::now();
         loop {
             if tokio::time::Instant::now() >= clock_due {
-                self.read_clock(client).await?;
+                self.read_clock(connection).await?;
                 clock_due = tokio::time::Instant::now() + Duration::from_secs(30);
             }
             self.shared.current.store(true, Ordering::Release);
@@ -191,8 +191,12 @@ impl Follow {
                 self.key.clone(),
                 after.to_string(),
             ];
-            let answer: Value = client
-                .custom(command("XREAD", &self.key, true), args)
+            let command = command("XREAD", &self.key, true);
+            let patience = BLOCK + self.pool.config().socket_timeout;
+            let answer: Value = connection
+                .execute_within(patience, |client| async move {
+                    client.custom(command, args).await
+                })
                 .await?;
             for (position, fields) in items(&answer) {
                 self.apply(position, &fields);
@@ -201,14 +205,14 @@ impl Follow {
     }
 
     /// Applies everything since the last position, or all there is; notices a stream that lost it.
-    async fn catch_up(&mut self, client: &Client) -> Result<(), fred::error::Error> {
+    async fn catch_up(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
         let oldest = self
-            .range(client, "XRANGE", "-", "+", 1)
+            .range(connection, "XRANGE", "-", "+", 1)
             .await?
             .into_iter()
             .next();
         let newest = self
-            .range(client, "XREVRANGE", "+", "-", 1)
+            .range(connection, "XREVRANGE", "+", "-", 1)
             .await?
             .into_iter()
             .next();
@@ -238,7 +242,7 @@ impl Follow {
             } else {
                 start
             };
-            let batch = self.range(client, "XRANGE", &start, "+", BATCH).await?;
+            let batch = self.range(connection, "XRANGE", &start, "+", BATCH).await?;
             let Some((last, _)) = batch.last() else { break };
             from = *last;
             for (position, fields) in &batch {
@@ -253,12 +257,12 @@ impl Follow {
 
     async fn range(
         &self,
-        client: &Client,
+        connection: &mut Exclusive,
         name: &'static str,
         from: &str,
         to: &str,
         count: u32,
-    ) -> Result<Vec<(Position, Vec<(String, String)>)>, fred::error::Error> {
+    ) -> Result<Vec<(Position, Vec<(String, String)>)>, PoolError> {
         let args = vec![
             self.key.clone(),
             from.to_owned(),
@@ -266,7 +270,10 @@ impl Follow {
             "COUNT".to_owned(),
             count.to_string(),
         ];
-        let answer: Value = client.custom(command(name, &self.key, false), args).await?;
+        let command = command(name, &self.key, false);
+        let answer: Value = connection
+            .execute(|client| async move { client.custom(command, args).await })
+            .await?;
         Ok(entries(&answer))
     }
 
@@ -280,11 +287,13 @@ impl Follow {
         self.shared.applied.send_replace(position);
     }
 
-    async fn read_clock(&self, client: &Client) -> Result<(), fred::error::Error> {
+    async fn read_clock(&self, connection: &mut Exclusive) -> Result<(), PoolError> {
         let command = CustomCommand::new_static("TIME", ClusterHash::Random, false);
         let before = unix_millis();
-        let answer: Vec<String> = client
-            .custom::<Vec<String>, String>(command, vec![])
+        let answer = connection
+            .execute(
+                |client| async move { client.custom::<Vec<String>, String>(command, vec![]).await },
+            )
             .await?;
         let after = unix_millis();
         let number = |at: usize| answer.get(at).and_then(|text| text.parse::<i64>().ok());

@@ -1,13 +1,13 @@
 //! The sections, with their keys, defaults and ranges.
 
-use super::{Config, read::Section, values};
+use super::{Config, read::Section};
 use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use weaver_cache::{Pattern, QueryRule};
-use weaver_pool::{BreakerConfig, RedisPoolConfig, Topology};
 
 mod auth;
 mod cache;
+mod redis;
 mod routes;
 
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
@@ -77,19 +77,6 @@ pub struct RateLimitConfig {
     pub burst: u32,
 }
 
-/// `[redis] mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedisMode {
-    /// No Redis.
-    Off,
-    /// One server.
-    Standalone,
-    /// A primary watched by Sentinels.
-    Sentinel,
-    /// A cluster.
-    Cluster,
-}
-
 /// `[admin]`
 #[derive(Clone)]
 pub struct AdminConfig {
@@ -150,7 +137,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     }
     let auth = auth::read(root.section("auth"));
     let redis_section = root.section("redis");
-    let redis = redis(redis_section);
+    let redis = redis::read(redis_section);
     let cache = cache::read(root.section("cache"), &auth, redis.as_ref());
     Config {
         cors: cors(root.section("cors")),
@@ -296,97 +283,6 @@ fn telemetry(mut section: Section<'_>) -> TelemetryConfig {
     };
     section.finish();
     telemetry
-}
-
-fn redis(mut section: Section<'_>) -> Option<RedisPoolConfig> {
-    let defaults = RedisPoolConfig::default();
-    let mode = section.choice(
-        "mode",
-        RedisMode::Off,
-        &[
-            ("off", RedisMode::Off),
-            ("standalone", RedisMode::Standalone),
-            ("sentinel", RedisMode::Sentinel),
-            ("cluster", RedisMode::Cluster),
-        ],
-    );
-    let port = if mode == RedisMode::Sentinel {
-        26_379
-    } else {
-        6379
-    };
-    let nodes = section
-        .parsed_list("nodes", |text| values::host_and_port(text, port))
-        .unwrap_or_default();
-    let service = section
-        .text("sentinel_service")
-        .unwrap_or_else(|| "mymaster".to_owned());
-    let least = Duration::from_millis(1);
-    let breaker = breaker(section.section("breaker"));
-    let max_connections = section.number("max_connections", defaults.max_connections, 1..=10_000);
-    let config = RedisPoolConfig {
-        host: section.text("host").unwrap_or(defaults.host),
-        port: section.number("port", defaults.port, 1..=u16::MAX),
-        db: section.number("db", 0, 0..=255),
-        username: section.text("username"),
-        password: section.text("password"),
-        tls: section.flag("tls", false),
-        topology: match mode {
-            RedisMode::Sentinel => Topology::Sentinel { nodes, service },
-            RedisMode::Cluster => Topology::Cluster { nodes },
-            RedisMode::Off | RedisMode::Standalone => Topology::Standalone,
-        },
-        min_connections: section.number(
-            "min_connections",
-            defaults.min_connections,
-            1..=max_connections,
-        ),
-        max_connections,
-        max_in_flight: section.number("max_in_flight", defaults.max_in_flight, 1..=100_000),
-        max_waiting: section.number("max_waiting", defaults.max_waiting, 0..=1_000_000),
-        acquire_timeout: section.duration("acquire_timeout", defaults.acquire_timeout, least),
-        socket_timeout: section.duration("socket_timeout", defaults.socket_timeout, least),
-        socket_connect_timeout: section.duration(
-            "socket_connect_timeout",
-            defaults.socket_connect_timeout,
-            least,
-        ),
-        socket_keepalive: section.flag("socket_keepalive", true),
-        health_check_interval: section.duration(
-            "health_check_interval",
-            defaults.health_check_interval,
-            Duration::ZERO,
-        ),
-        retry_on_timeout: section.flag("retry_on_timeout", true),
-        retry_on_error: section.flag("retry_on_error", true),
-        retries: section.number("retries", defaults.retries, 0..=10),
-        breaker,
-        max_idle_time: section.duration("max_idle_time", defaults.max_idle_time, least),
-    };
-    if mode != RedisMode::Off
-        && let Err(error) = config.validate()
-    {
-        section.fault("mode", &error.to_string());
-    }
-    section.finish();
-    (mode != RedisMode::Off).then_some(config)
-}
-
-fn breaker(mut section: Section<'_>) -> BreakerConfig {
-    let defaults = BreakerConfig::default();
-    let least = Duration::from_millis(1);
-    let config = BreakerConfig {
-        enabled: section.flag("enabled", defaults.enabled),
-        failure_rate: section.number("failure_rate", defaults.failure_rate, 0.01..=1.0),
-        slow_call: section.duration("slow_call", defaults.slow_call, least),
-        slow_call_rate: section.number("slow_call_rate", defaults.slow_call_rate, 0.01..=1.0),
-        window: section.duration("window", defaults.window, least),
-        min_calls: section.number("min_calls", defaults.min_calls, 1..=1_000_000),
-        open_for: section.duration("open_for", defaults.open_for, least),
-        probes: section.number("probes", defaults.probes, 1..=1000),
-    };
-    section.finish();
-    config
 }
 
 /// A header name in any case.

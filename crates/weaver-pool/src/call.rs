@@ -1,0 +1,246 @@
+//! Calls as a program makes them: by name and key, sent again where that is safe, and seen in traces.
+
+use crate::{
+    PoolError, RedisPool,
+    cluster::Destination,
+    commands::{self, Repeat},
+    pool::Route,
+    retry,
+};
+use fred::{clients::Client, error::Error as RedisError};
+use std::{future::Future, time::Duration};
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span, field};
+
+/// A call of a named command, from [`RedisPool::command`].
+///
+/// Its name says whether it may be sent again, its key which node of a cluster it is for.
+#[must_use = "it does nothing until it is run"]
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    pool: &'a RedisPool,
+    name: &'static str,
+    destination: Destination<'a>,
+    deadline: Duration,
+    repeat: Repeat,
+}
+
+impl RedisPool {
+    /// Sends a command, or a few that belong together, over one connection, within
+    /// `socket_timeout`.
+    ///
+    /// `command` is given a client of that connection. It is called once and nothing is sent twice,
+    /// except that a cluster may send it on to another node, which is why it is `Clone`. In a
+    /// cluster it begins at any node; where there is a key, [`command`](Self::command) is better.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Exhausted`] if no place became free, [`PoolError::Timeout`] if the deadline
+    /// passed, [`PoolError::CircuitOpen`] while the breaker refuses calls, [`PoolError::Connection`],
+    /// [`PoolError::Command`] and [`PoolError::Closed`].
+    pub async fn execute<T, F, Fut>(&self, command: F) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        self.execute_within(self.inner.shared.config.socket_timeout, command)
+            .await
+    }
+
+    /// [`execute`](Self::execute) with a deadline of its own, which waiting for a place counts
+    /// against.
+    ///
+    /// # Errors
+    ///
+    /// As [`execute`](Self::execute).
+    pub async fn execute_within<T, F, Fut>(
+        &self,
+        deadline: Duration,
+        command: F,
+    ) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        self.observed("redis", None, |pool| {
+            pool.dispatch(Destination::default(), deadline, command)
+        })
+        .await
+    }
+
+    /// A call of the command of that name, such as `"GET"`, to be run within `socket_timeout`.
+    ///
+    /// More than one command may be sent; then the name is that of the most dangerous.
+    pub fn command(&self, name: &'static str) -> Call<'_> {
+        Call {
+            pool: self,
+            name,
+            destination: Destination::default(),
+            deadline: self.inner.shared.config.socket_timeout,
+            repeat: commands::repeat(name),
+        }
+    }
+
+    /// Puts a span around a call, if anybody listens.
+    ///
+    /// Its fields are those of OpenTelemetry's semantic conventions for Redis.
+    async fn observed<'a, T, Fut>(
+        &'a self,
+        name: &'static str,
+        operation: Option<&'static str>,
+        call: impl FnOnce(&'a Self) -> Fut,
+    ) -> Result<T, PoolError>
+    where
+        Fut: Future<Output = Result<T, PoolError>>,
+    {
+        let config = &self.inner.shared.config;
+        let span = tracing::debug_span!(
+            "redis",
+            otel.name = name,
+            otel.kind = "client",
+            db.system.name = "redis",
+            db.operation.name = operation,
+            db.namespace = config.db,
+            server.address = field::Empty,
+            server.port = field::Empty,
+            db.response.status_code = field::Empty,
+            error.r#type = field::Empty,
+        );
+        if span.is_disabled() {
+            return call(self).await;
+        }
+        if let crate::Topology::Standalone = config.topology {
+            span.record("server.address", config.host.as_str());
+            span.record("server.port", config.port);
+        }
+        let outcome = call(self).instrument(span.clone()).await;
+        if let Err(error) = &outcome {
+            record(&span, error);
+        }
+        outcome
+    }
+
+    /// A call to where its key belongs.
+    async fn dispatch<T, F, Fut>(
+        &self,
+        destination: Destination<'_>,
+        deadline: Duration,
+        command: F,
+    ) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        let began = Instant::now();
+        match &self.inner.route {
+            Route::One(group) => group.call(began, began + deadline, command).await,
+            Route::Cluster(_) if self.is_closed() => Err(PoolError::Closed),
+            Route::Cluster(cluster) => cluster.call(destination, began + deadline, command).await,
+        }
+    }
+}
+
+fn record(span: &Span, error: &PoolError) {
+    span.record("error.type", error.kind());
+    if let Some(code) = error.code() {
+        span.record("db.response.status_code", code);
+    }
+}
+
+impl<'a> Call<'a> {
+    /// The key that decides which node of a cluster the command goes to. Each node has a circuit
+    /// breaker of its own, and so one that is gone costs the others nothing.
+    pub fn key(mut self, key: &'a [u8]) -> Self {
+        self.destination.key = Some(key);
+        self
+    }
+
+    /// Prefers a replica of the node, in a cluster whose `replicas` are used; what it answers may be
+    /// old.
+    pub fn from_replica(mut self) -> Self {
+        self.destination.replica = true;
+        self
+    }
+
+    /// A deadline instead of `socket_timeout`, for each attempt.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Whether it does no harm twice, if the table by name says otherwise.
+    pub fn repeatable(mut self, repeatable: bool) -> Self {
+        self.repeat = if repeatable {
+            Repeat::Always
+        } else {
+            Repeat::Never
+        };
+        self
+    }
+
+    /// Sends it, and again where that is safe and may help, up to `retries` times, after pauses
+    /// that double and are drawn at random.
+    ///
+    /// A command that only reads is sent again if its deadline passed or its connection broke
+    /// (`retry_on_timeout`). Any is if the server was in no state to run it (`retry_on_error`), or
+    /// if there was no connection to send it over (`retry_on_timeout`).
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisPool::execute`], of the last attempt.
+    pub async fn run<T, F, Fut>(self, command: F) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        let (name, pool) = (self.name, self.pool);
+        pool.observed(name, Some(name), |_| self.attempts(command))
+            .await
+    }
+
+    /// Sends it once, whatever comes of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisPool::execute`].
+    pub async fn once<T, F, Fut>(self, command: F) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        self.pool
+            .observed(self.name, Some(self.name), |pool| {
+                pool.dispatch(self.destination, self.deadline, command)
+            })
+            .await
+    }
+
+    async fn attempts<T, F, Fut>(self, command: F) -> Result<T, PoolError>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        let inner = &*self.pool.inner;
+        inner.retries.earn();
+        let mut repeated = 0;
+        loop {
+            let pool = self.pool;
+            let command = command.clone();
+            match pool
+                .dispatch(self.destination, self.deadline, command)
+                .await
+            {
+                Err(error)
+                    if repeated < inner.shared.config.retries
+                        && retry::is_worth_it(&error, self.repeat, &inner.shared.config)
+                        && inner.retries.spend() =>
+                {
+                    sleep(retry::pause(repeated)).await;
+                    repeated += 1;
+                    inner.shared.counters.repeated();
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a program may expect of its pool, and the task that looks.
+
+use crate::{RedisPool, pool::Inner};
+use std::{sync::Weak, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+/// How a pool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Every connection is up and the circuit breaker is closed.
+    Up,
+    /// Calls may succeed: some connections are down, or a breaker probes, or some nodes of a cluster
+    /// are out of reach.
+    Degraded,
+    /// Calls fail: no connection is up, the breaker is open, or the pool is closed.
+    Down,
+}
+
+impl RedisPool {
+    /// How the pool is, now and with every change; it begins with [`Health::Down`], before a
+    /// connection is made.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health.subscribe()
+    }
+}
+
+/// Looks whenever a connection comes or goes or a breaker turns, and closes dedicated connections
+/// that are idle. It holds the pool weakly.
+pub(crate) async fn watch(pool: Weak<Inner>) {
+    let Some(events) = pool.upgrade().map(|inner| inner.shared.events.clone()) else {
+        return;
+    };
+    let mut shrink = interval(Duration::from_secs(1));
+    shrink.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = events.changed.notified() => {}
+            _ = shrink.tick() => {}
+        }
+        let Some(inner) = pool.upgrade() else { return };
+        inner.dedicated.shrink(inner.shared.config.max_idle_time);
+        inner.assess();
+    }
+}
+
+impl Inner {
+    /// Looks again, and tells those who watch if something has changed.
+    pub(crate) fn assess(&self) {
+        let health = self.assessed();
+        let changed = self.health.send_if_modified(|current| {
+            let changed = *current != health;
+            *current = health;
+            changed
+        });
+        if changed {
+            tracing::info!(?health, "redis pool");
+        }
+    }
+
+    fn assessed(&self) -> Health {
+        if self.is_closed() {
+            return Health::Down;
+        }
+        let healths: Vec<Health> = self.groups().iter().map(|group| group.health()).collect();
+        let all = |wanted: Health| healths.iter().all(|health| *health == wanted);
+        // Of no nodes at all, all are down.
+        if all(Health::Down) {
+            Health::Down
+        } else if all(Health::Up) {
+            Health::Up
+        } else {
+            Health::Degraded
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
-use weaver_tests::{Gateway, Origin, Redis};
+use weaver_tests::{Gateway, Origin, Redis, RedisCluster};
 
 fn shared(redis: &Redis, more: &str) -> String {
     format!(
@@ -361,5 +361,82 @@ async fn a_frozen_redis_costs_a_few_requests_their_wait_and_no_more() -> Result<
         keys().await.ok() != before
     })
     .await;
+    Ok(())
+}
+
+/// Two nodes share a cluster: entries lie all over it, a purge reaches both, and one node of Redis that
+/// dies costs what it had and nothing else.
+#[tokio::test]
+async fn a_redis_cluster_is_shared_like_one_server() -> Result<()> {
+    let mut cluster = RedisCluster::start().await?;
+    let origin = Origin::constant(ok("shared", "cache-control: max-age=60\r\n")).await?;
+    let config = format!("{}\n{}", cluster.section(), origin.route(""));
+    let one = Gateway::start(&config).await?;
+    let two = Gateway::start(&config).await?;
+    connected(&one).await;
+    connected(&two).await;
+    let get = async |gateway: &Gateway, at: u32| -> Result<String> {
+        let request = client()
+            .get(gateway.url(&format!("/{at}")))
+            .header("host", "h");
+        let response = request.send().await?;
+        anyhow::ensure!(response.status() == 200, "{response:?}");
+        Ok(field(&response, "cache-status").to_owned())
+    };
+    for at in 0..30 {
+        get(&one, at).await?;
+    }
+    eventually("the entries are in redis", async || {
+        let sizes = cluster.nodes().iter().map(|node| node.cli(&["DBSIZE"]));
+        let sizes: Vec<u32> = sizes
+            .filter_map(|size| size.ok()?.trim().parse().ok())
+            .collect();
+        // The journal is not made before the first purge.
+        sizes.iter().sum::<u32>() >= 30 && sizes.iter().all(|size| *size > 0)
+    })
+    .await;
+    let fetched = origin.requests();
+    for at in 0..30 {
+        let status = get(&two, at).await?;
+        assert!(status.contains("hit"), "{status}");
+    }
+    assert_eq!(
+        origin.requests(),
+        fetched,
+        "the second node fetched something"
+    );
+
+    let purged = client()
+        .post(one.admin_url("/purge?wait=applied"))
+        .json(&serde_json::json!({ "all": true }))
+        .send()
+        .await?;
+    assert!(purged.status().is_success(), "{purged:?}");
+    eventually("the purge is applied by the other node", async || {
+        get(&two, 0)
+            .await
+            .is_ok_and(|status| !status.contains("hit"))
+    })
+    .await;
+
+    let metrics = client()
+        .get(one.admin_url("/metrics"))
+        .send()
+        .await?
+        .text()
+        .await?;
+    for wanted in [
+        "weaver_redis_pool_node_circuit_breaker{node=",
+        "weaver_redis_pool_command_duration_seconds_bucket",
+    ] {
+        assert!(metrics.contains(wanted), "{wanted} is not in {metrics}");
+    }
+
+    cluster.nodes()[2].kill();
+    for at in 100..160 {
+        let began = Instant::now();
+        get(&one, at).await?;
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
     Ok(())
 }

@@ -21,5 +21,5 @@ pub use nginx::Nginx;
 pub use origin::{Origin, Reply, Script};
 pub use process::{Process, free_port, scratch, wait_for_port};
 pub use raw::{Exchange, exchange, exchange_on};
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster};
 pub use splitter::Splitter;

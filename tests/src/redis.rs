@@ -8,6 +8,7 @@ pub struct Redis {
     process: Option<Process>,
     port: u16,
     directory: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Redis {
@@ -17,7 +18,12 @@ impl Redis {
     ///
     /// If redis-server is not installed or does not come up.
     pub async fn start() -> Result<Self> {
+        Self::start_with(Vec::new()).await
+    }
+
+    async fn start_with(arguments: Vec<String>) -> Result<Self> {
         let mut redis = Self {
+            arguments,
             process: None,
             port: free_port(),
             directory: scratch("redis"),
@@ -44,11 +50,14 @@ impl Redis {
     /// If it does not come up.
     pub async fn up(&mut self) -> Result<()> {
         let port = self.port.to_string();
-        let arguments = [
+        let directory = self.directory.to_string_lossy();
+        let mut arguments = vec![
             "--port",
             &port,
             "--bind",
             "127.0.0.1",
+            "--dir",
+            &directory,
             "--save",
             "",
             "--appendonly",
@@ -56,6 +65,7 @@ impl Redis {
             "--enable-debug-command",
             "yes",
         ];
+        arguments.extend(self.arguments.iter().map(String::as_str));
         self.process = Some(Process::start("redis-server", &arguments, &self.directory)?);
         wait_for_port(self.port).await
     }
@@ -93,5 +103,72 @@ impl Redis {
             .args(arguments)
             .output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// A Redis Cluster of three primaries without replicas.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// Starts one and waits until it is whole.
+    ///
+    /// # Errors
+    ///
+    /// If redis-server is not installed or the nodes do not find each other.
+    pub async fn start() -> Result<Self> {
+        let mut nodes = Vec::new();
+        for (first, last) in [(0, 5460), (5461, 10_922), (10_923, 16_383)] {
+            let bus = free_port();
+            let arguments = format!(
+                "--cluster-enabled yes --cluster-port {bus} --cluster-node-timeout 1000 \
+                 --cluster-require-full-coverage no"
+            );
+            let arguments = arguments.split_whitespace().map(str::to_owned).collect();
+            let node = Redis::start_with(arguments).await?;
+            let (first, last) = (first.to_string(), last.to_string());
+            node.cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])?;
+            nodes.push((node, bus.to_string()));
+        }
+        for (met, bus) in &nodes[1..] {
+            let port = met.port.to_string();
+            nodes[0]
+                .0
+                .cli(&["CLUSTER", "MEET", "127.0.0.1", &port, bus])?;
+        }
+        let nodes: Vec<Redis> = nodes.into_iter().map(|(node, _)| node).collect();
+        for node in &nodes {
+            let since = std::time::Instant::now();
+            loop {
+                let info = node.cli(&["CLUSTER", "INFO"])?;
+                if info.contains("cluster_slots_ok:16384") && info.contains("cluster_state:ok") {
+                    break;
+                }
+                anyhow::ensure!(since.elapsed().as_secs() < 30, "no cluster: {info}");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+        Ok(Self { nodes })
+    }
+
+    /// Its nodes.
+    pub fn nodes(&mut self) -> &mut [Redis] {
+        &mut self.nodes
+    }
+
+    /// The gateway's section for it.
+    #[must_use]
+    pub fn section(&self) -> String {
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|node| format!("\"127.0.0.1:{}\"", node.port));
+        let nodes = nodes.collect::<Vec<_>>().join(", ");
+        format!(
+            "[redis]\nmode = \"cluster\"\nnodes = [{nodes}]\nsocket_timeout = \"500ms\"\n\
+             socket_connect_timeout = \"500ms\"\nhealth_check_interval = \"100ms\"\n"
+        )
     }
 }

@@ -140,6 +140,7 @@ async fn the_pool_survives_random_schedules() {
     let (mut redis, proxy, pool) = set_up().await;
     let traffic = Traffic::start(&pool);
     let mut slowest = Duration::ZERO;
+    let mut memory = None;
     for schedule in 0..schedules {
         for _ in 0..random.usize(1..4) {
             let fault = FAULTS[random.usize(..FAULTS.len())];
@@ -147,12 +148,29 @@ async fn the_pool_survives_random_schedules() {
             fault.happen(&mut redis, &proxy, length).await;
         }
         slowest = slowest.max(traffic.recovered(&pool).await);
+        if schedule == schedules / 4 {
+            memory = Some(resident());
+        }
         if schedule % 100 == 99 {
             println!("{} schedules, slowest recovery {slowest:.1?}", schedule + 1);
         }
     }
     traffic.end(&pool).await;
+    let (before, after) = (memory.unwrap(), resident());
+    println!("memory: {before} KiB after a quarter, {after} KiB at the end");
+    assert!(after <= before + MORE_MEMORY, "{before} KiB, {after} KiB");
     pool.close().await;
+}
+
+/// What allocation by chance may add to the memory of a process whose use is flat, in KiB.
+const MORE_MEMORY: u64 = 16 << 10;
+
+/// The memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let value = line.unwrap().split_whitespace().nth(1);
+    value.unwrap().parse().unwrap()
 }
 
 /// A port that accepts and never answers is no server, and costs the deadline of connecting.

@@ -47,8 +47,6 @@ impl Cluster {
                 &bus,
                 "--cluster-config-file",
                 file.to_str().unwrap(),
-                "--dir",
-                directory.path().to_str().unwrap(),
             ];
             if let Some([ca, certificate, key]) = tls {
                 arguments.extend(["--tls-cluster", "yes", "--tls-auth-clients", "no"]);

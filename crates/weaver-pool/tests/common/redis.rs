@@ -8,6 +8,7 @@ use std::{
     sync::LazyLock,
     time::Duration,
 };
+use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 use weaver_pool::RedisPoolConfig;
 
@@ -15,6 +16,8 @@ pub(crate) struct Redis {
     child: Option<Child>,
     pub(crate) port: u16,
     arguments: Vec<String>,
+    /// What it writes must not be found by the next one.
+    directory: TempDir,
 }
 
 /// A port that nothing listens on, and that no other caller in this process was given.
@@ -39,6 +42,7 @@ impl Redis {
         let mut redis = Self {
             child: None,
             port: free_port(),
+            directory: tempfile::tempdir().unwrap(),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
         };
         redis.up().await;
@@ -50,6 +54,7 @@ impl Redis {
         let common = ["--port", &port, "--bind", "127.0.0.1", "--save", ""];
         let child = Command::new("redis-server")
             .args(common)
+            .args(["--dir", self.directory.path().to_str().unwrap()])
             .args(["--enable-debug-command", "yes"])
             .args(&self.arguments)
             .stdout(Stdio::null())

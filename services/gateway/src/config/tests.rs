@@ -168,3 +168,40 @@ fn durations_may_be_numbers_or_text() {
     assert_eq!(redis.socket_timeout, Duration::from_millis(2500));
     assert_eq!(redis.max_idle_time, Duration::from_secs(60));
 }
+
+#[test]
+fn the_ways_to_redis_are_configured_and_checked() {
+    let redis = parse(
+        "[redis]\nmode = \"sentinel\"\nnodes = [\"a:1\", \"b\"]\nsentinel_service = \"main\"\n\
+         sentinel_password = \"s3cr3t\"\npassword_file = \"/run/password\"\nprotocol = \"resp3\"\n\
+         tls = true\ntls_ca = \"ca.pem\"\ntls_cert = \"c.pem\"\ntls_key = \"k.pem\"\n",
+    )
+    .unwrap()
+    .redis
+    .unwrap();
+    let weaver_pool::Topology::Sentinel { nodes, .. } = &redis.topology else {
+        panic!("{:?}", redis.topology);
+    };
+    assert_eq!(nodes[1], ("b".to_owned(), 26_379));
+    assert!(redis.credentials.is_some() && redis.protocol == weaver_pool::Protocol::Resp3);
+    let tls = redis.tls.as_ref().unwrap();
+    assert!(tls.ca.is_some() && tls.identity.is_some());
+    assert!(!format!("{redis:?}").contains("s3cr3t"));
+
+    let found = faults(
+        "[redis]\nmode = \"cluster\"\nnodes = [\"a\"]\nunix_socket = \"/s\"\ntls_ca = \"ca.pem\"\n\
+         tls_cert = \"c.pem\"\npassword = \"s3cr3t\"\npassword_file = \"f\"\n",
+        &Environment::default(),
+    );
+    for key in [
+        "redis.unix_socket",
+        "redis.tls_ca",
+        "redis.tls_cert",
+        "redis.password_file",
+    ] {
+        assert!(
+            found.iter().any(|fault| fault.starts_with(key)),
+            "{key}: {found:?}"
+        );
+    }
+}

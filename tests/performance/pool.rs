@@ -31,13 +31,14 @@ enum Peer {
     Deadpool(deadpool_redis::Pool),
 }
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "weaver-pool",
     "fred::Pool",
     "redis-rs multiplexed",
     "redis-rs manager",
     "bb8-redis",
     "deadpool-redis",
+    "redis-benchmark",
 ];
 
 impl Peer {
@@ -179,6 +180,50 @@ async fn turn(
     })
 }
 
+/// What comes with Redis, with a connection for each caller.
+fn benchmark(port: u16, writes: bool, size: usize, callers: usize) -> Result<Figure> {
+    let requests = (20_000_000 / (size + 200)).min(100_000);
+    let output = std::process::Command::new("redis-benchmark")
+        .args(["-p", &port.to_string(), "--csv", "-c", &callers.to_string()])
+        .args(["-t", if writes { "set" } else { "get" }])
+        .args(["-d", &size.to_string(), "-n", &requests.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // "test","rps","avg_latency_ms","min","p50","p95","p99","max"
+    let line = text
+        .lines()
+        .last()
+        .context("redis-benchmark said nothing")?;
+    let number = |at: usize| -> Result<f64> {
+        let field = line.split(',').nth(at).context("too few columns")?;
+        Ok(field.trim_matches('"').parse()?)
+    };
+    Ok(Figure {
+        rate: number(1)?,
+        p99: (number(6)? * 1000.0) as u32,
+    })
+}
+
+/// What of all to measure: `perf pool [get|set] [SIZE] [CALLERS] [PEERS]`.
+fn wanted() -> Result<(impl Fn(bool, usize, usize) -> bool, usize)> {
+    let mut arguments = std::env::args().skip(2);
+    let command = arguments.next();
+    let mut number = || {
+        let text = arguments.next().map(|text| text.parse::<usize>());
+        text.transpose()
+    };
+    let (size, callers, peers) = (number()?, number()?, number()?);
+    let is = move |writes: bool, this_size: usize, these: usize| {
+        let command = command
+            .as_deref()
+            .is_none_or(|name| (name == "set") == writes);
+        command
+            && size.is_none_or(|size| size == this_size)
+            && callers.is_none_or(|callers| callers == these)
+    };
+    Ok((is, peers.unwrap_or(NAMES.len())))
+}
+
 fn median(mut figures: Vec<Figure>) -> Figure {
     figures.sort_by(|a, b| a.rate.total_cmp(&b.rate));
     figures.get(figures.len() / 2).copied().unwrap_or_default()
@@ -201,6 +246,7 @@ pub(crate) async fn run(effort: Effort) -> Result<()> {
     let _redis = Process::start("taskset", &arguments, &directory)?;
     wait_for_port(port).await?;
     let peers: Vec<_> = Peer::all(port).await?.into_iter().map(Rc::new).collect();
+    let (wanted, first_peers) = wanted()?;
     let first = peers.first().context("no peer")?;
     println!("| command | bytes | callers | {} |", NAMES.join(" | "));
     println!("|---|---|---|{}", "---|".repeat(NAMES.len()));
@@ -211,8 +257,14 @@ pub(crate) async fn run(effort: Effort) -> Result<()> {
                     let value = bytes::Bytes::from(vec![b'x'; size]);
                     first.set(&value).await?;
                     for callers in CALLERS {
-                        let mut figures = vec![Vec::new(); peers.len()];
+                        if !wanted(writes, size, callers) {
+                            continue;
+                        }
+                        let mut figures = vec![Vec::new(); NAMES.len().min(first_peers)];
                         for _ in 0..effort.turns {
+                            if let Some(figures) = figures.get_mut(peers.len()) {
+                                figures.push(benchmark(port, writes, size, callers)?);
+                            }
                             for (peer, figures) in peers.iter().zip(&mut figures) {
                                 figures
                                     .push(turn(peer, writes, &value, callers, effort.turn).await?);

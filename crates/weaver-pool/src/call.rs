@@ -38,13 +38,15 @@ impl RedisPool {
     /// [`PoolError::Exhausted`] if no place became free, [`PoolError::Timeout`] if the deadline
     /// passed, [`PoolError::CircuitOpen`] while the breaker refuses calls, [`PoolError::Connection`],
     /// [`PoolError::Command`] and [`PoolError::Closed`].
-    pub async fn execute<T, F, Fut>(&self, command: F) -> Result<T, PoolError>
+    pub fn execute<T, F, Fut>(
+        &self,
+        command: F,
+    ) -> impl Future<Output = Result<T, PoolError>> + use<'_, T, F, Fut>
     where
         F: FnOnce(Client) -> Fut + Clone,
         Fut: Future<Output = Result<T, RedisError>>,
     {
         self.execute_within(self.inner.shared.config.socket_timeout, command)
-            .await
     }
 
     /// [`execute`](Self::execute) with a deadline of its own, which waiting for a place counts
@@ -53,19 +55,16 @@ impl RedisPool {
     /// # Errors
     ///
     /// As [`execute`](Self::execute).
-    pub async fn execute_within<T, F, Fut>(
+    pub fn execute_within<T, F, Fut>(
         &self,
         deadline: Duration,
         command: F,
-    ) -> Result<T, PoolError>
+    ) -> impl Future<Output = Result<T, PoolError>> + use<'_, T, F, Fut>
     where
         F: FnOnce(Client) -> Fut + Clone,
         Fut: Future<Output = Result<T, RedisError>>,
     {
-        self.observed("redis", None, |pool| {
-            pool.dispatch(Destination::default(), deadline, command)
-        })
-        .await
+        self.perform(None, Destination::default(), deadline, command)
     }
 
     /// A call of the command of that name, such as `"GET"`, to be run within `socket_timeout`.
@@ -81,48 +80,13 @@ impl RedisPool {
         }
     }
 
-    /// Puts a span around a call, if anybody listens.
+    /// A call to where its key belongs, in a span if anybody listens.
     ///
-    /// Its fields are those of OpenTelemetry's semantic conventions for Redis.
-    async fn observed<'a, T, Fut>(
-        &'a self,
-        name: &'static str,
-        operation: Option<&'static str>,
-        call: impl FnOnce(&'a Self) -> Fut,
-    ) -> Result<T, PoolError>
-    where
-        Fut: Future<Output = Result<T, PoolError>>,
-    {
-        let config = &self.inner.shared.config;
-        let span = tracing::debug_span!(
-            "redis",
-            otel.name = name,
-            otel.kind = "client",
-            db.system.name = "redis",
-            db.operation.name = operation,
-            db.namespace = config.db,
-            server.address = field::Empty,
-            server.port = field::Empty,
-            db.response.status_code = field::Empty,
-            error.r#type = field::Empty,
-        );
-        if span.is_disabled() {
-            return call(self).await;
-        }
-        if let crate::Topology::Standalone = config.topology {
-            span.record("server.address", config.host.as_str());
-            span.record("server.port", config.port);
-        }
-        let outcome = call(self).instrument(span.clone()).await;
-        if let Err(error) = &outcome {
-            record(&span, error);
-        }
-        outcome
-    }
-
-    /// A call to where its key belongs.
-    async fn dispatch<T, F, Fut>(
+    /// A future is copied as a whole when it becomes part of another, and those of commands are
+    /// large. So there are few layers, and what is rarely needed is boxed.
+    async fn perform<T, F, Fut>(
         &self,
+        operation: Option<&'static str>,
         destination: Destination<'_>,
         deadline: Duration,
         command: F,
@@ -132,12 +96,58 @@ impl RedisPool {
         Fut: Future<Output = Result<T, RedisError>>,
     {
         let began = Instant::now();
+        let until = began + deadline;
+        let span = self.span(operation);
         match &self.inner.route {
-            Route::One(group) => group.call(began, began + deadline, command).await,
+            Route::One(group) if span.is_disabled() => {
+                group.call(began, until, true, command).await
+            }
+            Route::One(group) => {
+                let call = Box::pin(group.call(began, until, true, command));
+                traced(span, call).await
+            }
             Route::Cluster(_) if self.is_closed() => Err(PoolError::Closed),
-            Route::Cluster(cluster) => cluster.call(destination, began + deadline, command).await,
+            Route::Cluster(cluster) => {
+                let call = Box::pin(cluster.call(destination, until, command));
+                traced(span, call).await
+            }
         }
     }
+
+    /// A span whose fields are those of OpenTelemetry's semantic conventions for Redis.
+    fn span(&self, operation: Option<&'static str>) -> Span {
+        let config = &self.inner.shared.config;
+        let span = tracing::debug_span!(
+            "redis",
+            otel.name = operation.unwrap_or("redis"),
+            otel.kind = "client",
+            db.system.name = "redis",
+            db.operation.name = operation,
+            db.namespace = config.db,
+            server.address = field::Empty,
+            server.port = field::Empty,
+            db.response.status_code = field::Empty,
+            error.r#type = field::Empty,
+        );
+        if let crate::Topology::Standalone = config.topology
+            && !span.is_disabled()
+        {
+            span.record("server.address", config.host.as_str());
+            span.record("server.port", config.port);
+        }
+        span
+    }
+}
+
+async fn traced<T>(
+    span: Span,
+    call: impl Future<Output = Result<T, PoolError>>,
+) -> Result<T, PoolError> {
+    let outcome = call.instrument(span.clone()).await;
+    if let Err(error) = &outcome {
+        record(&span, error);
+    }
+    outcome
 }
 
 fn record(span: &Span, error: &PoolError) {
@@ -193,43 +203,11 @@ impl<'a> Call<'a> {
         F: FnOnce(Client) -> Fut + Clone,
         Fut: Future<Output = Result<T, RedisError>>,
     {
-        let (name, pool) = (self.name, self.pool);
-        pool.observed(name, Some(name), |_| self.attempts(command))
-            .await
-    }
-
-    /// Sends it once, whatever comes of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`RedisPool::execute`].
-    pub async fn once<T, F, Fut>(self, command: F) -> Result<T, PoolError>
-    where
-        F: FnOnce(Client) -> Fut + Clone,
-        Fut: Future<Output = Result<T, RedisError>>,
-    {
-        self.pool
-            .observed(self.name, Some(self.name), |pool| {
-                pool.dispatch(self.destination, self.deadline, command)
-            })
-            .await
-    }
-
-    async fn attempts<T, F, Fut>(self, command: F) -> Result<T, PoolError>
-    where
-        F: FnOnce(Client) -> Fut + Clone,
-        Fut: Future<Output = Result<T, RedisError>>,
-    {
         let inner = &*self.pool.inner;
         inner.retries.earn();
         let mut repeated = 0;
         loop {
-            let pool = self.pool;
-            let command = command.clone();
-            match pool
-                .dispatch(self.destination, self.deadline, command)
-                .await
-            {
+            match self.clone().once(command.clone()).await {
                 Err(error)
                     if repeated < inner.shared.config.retries
                         && retry::is_worth_it(&error, self.repeat, &inner.shared.config)
@@ -242,5 +220,22 @@ impl<'a> Call<'a> {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Sends it once, whatever comes of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisPool::execute`].
+    pub fn once<T, F, Fut>(
+        self,
+        command: F,
+    ) -> impl Future<Output = Result<T, PoolError>> + use<'a, T, F, Fut>
+    where
+        F: FnOnce(Client) -> Fut + Clone,
+        Fut: Future<Output = Result<T, RedisError>>,
+    {
+        self.pool
+            .perform(Some(self.name), self.destination, self.deadline, command)
     }
 }

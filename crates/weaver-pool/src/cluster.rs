@@ -134,7 +134,7 @@ impl Cluster {
             let outcome = if asking {
                 node.asking.call(&node.group, until, command.clone()).await
             } else {
-                node.group.call(began, until, command.clone()).await
+                node.group.call(began, until, true, command.clone()).await
             };
             let redirect = match &outcome {
                 Ok(_) => return outcome,

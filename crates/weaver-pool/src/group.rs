@@ -6,7 +6,7 @@
 
 use crate::{
     Health, PoolError, RedisPoolConfig,
-    breaker::{Breaker, BreakerState, Permit},
+    breaker::{Breaker, BreakerState},
     connection::{Connection, Events},
     latency::Latency,
     maintenance,
@@ -89,11 +89,22 @@ impl Group {
         Ok(())
     }
 
-    /// A call that the breaker has a say in.
+    /// A PING, whatever the breaker says.
+    pub(crate) async fn ping(&self) -> Result<(), PoolError> {
+        let began = Instant::now();
+        let until = began + self.shared.config.socket_timeout;
+        let ping = |client: Client| async move { client.ping::<String>(None).await };
+        self.call(began, until, false, ping).await?;
+        self.shared.counters.checked();
+        Ok(())
+    }
+
+    /// A call that the breaker has a say in, if it is `guarded`.
     pub(crate) async fn call<T, F, Fut>(
         &self,
         began: Instant,
         until: Instant,
+        guarded: bool,
         command: F,
     ) -> Result<T, PoolError>
     where
@@ -103,50 +114,30 @@ impl Group {
         if self.is_closed() {
             return Err(PoolError::Closed);
         }
-        let permit = self.breaker.permit(self.shared.counters.at(began));
-        let permit = permit.ok_or(PoolError::CircuitOpen)?;
-        self.send(began, until, Some(permit), command).await
-    }
-
-    /// A PING, whatever the breaker says.
-    pub(crate) async fn ping(&self) -> Result<(), PoolError> {
-        let began = Instant::now();
-        let until = began + self.shared.config.socket_timeout;
-        let ping = |client: Client| async move { client.ping::<String>(None).await };
-        self.send(began, until, None, ping).await?;
-        self.shared.counters.checked();
-        Ok(())
-    }
-
-    async fn send<T, F, Fut>(
-        &self,
-        began: Instant,
-        until: Instant,
-        permit: Option<Permit<'_>>,
-        command: F,
-    ) -> Result<T, PoolError>
-    where
-        F: FnOnce(Client) -> Fut,
-        Fut: Future<Output = Result<T, RedisError>>,
-    {
+        let mut permit = None;
+        if guarded {
+            let granted = self.breaker.permit(self.shared.counters.at(began));
+            permit = Some(granted.ok_or(PoolError::CircuitOpen)?);
+        }
         let shared = &*self.shared;
         // Reading the clock costs as much as the rest of this.
         let mut started = began;
         let place = match self.slots.take().filter(|_| !self.is_closed()) {
             Some(place) => place,
             None => {
-                let place = self.place(until).await;
+                let place = Box::pin(self.place(until)).await;
                 started = Instant::now();
                 place.inspect_err(|_| shared.counters.failed())?
             }
         };
-        if place.load > 0 {
+        if place.load > 0 && self.slots.has_room() {
             self.grow.notify_one();
         }
         let held = Held::new(self, place);
         let outcome = match held.connection() {
             Some(connection) if connection.is_connected() => {
-                match timeout_at(until, command(Client::clone(connection))).await {
+                let command = Box::pin(command(Client::clone(connection)));
+                match timeout_at(until, command).await {
                     Ok(Ok(value)) => Ok(value),
                     Ok(Err(error)) => Err(PoolError::from_redis(error, until - began)),
                     Err(_) => Err(PoolError::Timeout(until - began)),
@@ -158,8 +149,8 @@ impl Group {
         if held.is_suspect(!matches!(outcome, Err(PoolError::Timeout(_)))) {
             self.suspect.notify_one();
         }
-        drop(held);
         let ended = Instant::now();
+        held.end(ended);
         match &outcome {
             Ok(_) => shared.counters.succeeded(),
             Err(error) => self.failed(error),

@@ -61,6 +61,13 @@ impl<'a> Held<'a> {
         self.place.as_ref().map(|place| &*place.client)
     }
 
+    /// Gives the place back, at a time that has just been read.
+    pub(crate) fn end(mut self, now: Instant) {
+        if let Some(place) = &mut self.place {
+            place.ended = Some(now.into_std());
+        }
+    }
+
     pub(crate) fn is_suspect(&self, answered: bool) -> bool {
         let place = self.place.as_ref();
         place.is_some_and(|place| self.group.slots.note(place, answered))

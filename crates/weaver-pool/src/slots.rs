@@ -41,6 +41,8 @@ pub(crate) struct Place {
     pub(crate) client: Arc<Connection>,
     /// Commands that were outstanding on the connection before this one.
     pub(crate) load: u32,
+    /// When the command ended, for whoever has read the clock anyway.
+    pub(crate) ended: Option<Instant>,
 }
 
 impl Slots {
@@ -56,6 +58,11 @@ impl Slots {
 
     pub(crate) fn capacity(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whether another connection may be opened.
+    pub(crate) fn has_room(&self) -> bool {
+        self.live() < self.capacity()
     }
 
     pub(crate) fn live(&self) -> usize {
@@ -91,9 +98,10 @@ impl Slots {
                         at,
                         client,
                         load,
+                        ended: None,
                     });
                 }
-                _ => self.give_back(at),
+                _ => self.give_back(at, Instant::now()),
             }
         }
         None
@@ -122,9 +130,10 @@ impl Slots {
         best.map(|(_, _, at)| at)
     }
 
-    fn give_back(&self, at: usize) {
+    fn give_back(&self, at: usize, now: Instant) {
         let slot = &self.slots[at];
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let since = now.saturating_duration_since(self.epoch);
+        let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         slot.used_at.store(now, Ordering::Relaxed);
         if slot.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.in_use.fetch_sub(1, Ordering::Relaxed);
@@ -213,6 +222,7 @@ impl Slots {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.slots.give_back(self.at);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.slots.give_back(self.at, ended);
     }
 }

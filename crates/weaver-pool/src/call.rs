@@ -8,8 +8,9 @@ use crate::{
     retry,
 };
 use fred::{clients::Client, error::Error as RedisError};
+use futures_util::future::Either;
 use std::{future::Future, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{Instrument, Span, field};
 
 /// A call of a named command, from [`RedisPool::command`].
@@ -83,34 +84,39 @@ impl RedisPool {
     /// A call to where its key belongs, in a span if anybody listens.
     ///
     /// A future is copied as a whole when it becomes part of another, and those of commands are
-    /// large. So there are few layers, and what is rarely needed is boxed.
-    async fn perform<T, F, Fut>(
-        &self,
+    /// large: 5 KB. So there are few layers, and what is rarely needed is boxed.
+    fn perform<'a, T, F, Fut>(
+        &'a self,
         operation: Option<&'static str>,
-        destination: Destination<'_>,
+        destination: Destination<'a>,
         deadline: Duration,
         command: F,
-    ) -> Result<T, PoolError>
+    ) -> impl Future<Output = Result<T, PoolError>> + use<'a, T, F, Fut>
     where
         F: FnOnce(Client) -> Fut + Clone,
         Fut: Future<Output = Result<T, RedisError>>,
     {
-        let began = Instant::now();
-        let until = began + deadline;
         let span = self.span(operation);
         match &self.inner.route {
             Route::One(group) if span.is_disabled() => {
-                group.call(began, until, true, command).await
+                Either::Left(group.call(None, deadline, true, command))
             }
-            Route::One(group) => {
-                let call = Box::pin(group.call(began, until, true, command));
-                traced(span, call).await
-            }
-            Route::Cluster(_) if self.is_closed() => Err(PoolError::Closed),
-            Route::Cluster(cluster) => {
-                let call = Box::pin(cluster.call(destination, until, command));
-                traced(span, call).await
-            }
+            route => Either::Right(Box::pin(async move {
+                let call = async {
+                    match route {
+                        Route::One(group) => group.call(None, deadline, true, command).await,
+                        Route::Cluster(_) if self.is_closed() => Err(PoolError::Closed),
+                        Route::Cluster(cluster) => {
+                            cluster.call(destination, deadline, command).await
+                        }
+                    }
+                };
+                let outcome = call.instrument(span.clone()).await;
+                if let Err(error) = &outcome {
+                    record(&span, error);
+                }
+                outcome
+            })),
         }
     }
 
@@ -137,17 +143,6 @@ impl RedisPool {
         }
         span
     }
-}
-
-async fn traced<T>(
-    span: Span,
-    call: impl Future<Output = Result<T, PoolError>>,
-) -> Result<T, PoolError> {
-    let outcome = call.instrument(span.clone()).await;
-    if let Err(error) = &outcome {
-        record(&span, error);
-    }
-    outcome
 }
 
 fn record(span: &Span, error: &PoolError) {

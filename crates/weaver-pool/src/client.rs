@@ -83,11 +83,11 @@ fn shape(connection: &mut ConnectionConfig, config: &RedisPoolConfig) {
     // never flushes again. Our own places bound the queue instead.
     connection.max_command_buffer_len = 0;
     connection.reconnect_on_auth_error = true;
-    // A peer that vanished without closing is found by the first command that gets no
-    // answer, instead of by the kernel after a quarter of an hour.
+    // Our own PINGs find a peer that fell silent. fred's watch for that finds fewer, and makes every
+    // command pay for another look at the clock and every turn of its loop for a timer.
     connection.unresponsive = UnresponsiveConfig {
-        max_timeout: Some(config.socket_timeout.saturating_mul(2)),
-        interval: Duration::from_millis(500),
+        max_timeout: None,
+        ..UnresponsiveConfig::default()
     };
     connection.tcp = TcpConfig {
         nodelay: Some(true),

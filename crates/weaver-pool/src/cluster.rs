@@ -27,6 +27,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use table::Table;
 use tokio::{
@@ -113,7 +114,7 @@ impl Cluster {
     pub(crate) async fn call<T, F, Fut>(
         &self,
         destination: Destination<'_>,
-        until: Instant,
+        deadline: Duration,
         command: F,
     ) -> Result<T, PoolError>
     where
@@ -121,6 +122,7 @@ impl Cluster {
         Fut: Future<Output = Result<T, RedisError>>,
     {
         let state = &*self.state;
+        let until = Instant::now() + deadline;
         let Some(mut node) = state.choose(destination) else {
             state.doubt.notify_one();
             return Err(PoolError::NotConnected(
@@ -130,11 +132,12 @@ impl Cluster {
         let mut asking = false;
         let mut followed = 0;
         loop {
-            let began = Instant::now();
             let outcome = if asking {
                 node.asking.call(&node.group, until, command.clone()).await
             } else {
-                node.group.call(began, until, true, command.clone()).await
+                node.group
+                    .call(Some(until), deadline, true, command.clone())
+                    .await
             };
             let redirect = match &outcome {
                 Ok(_) => return outcome,

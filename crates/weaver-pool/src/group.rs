@@ -19,6 +19,7 @@ use fred::{clients::Client, error::Error as RedisError, interfaces::ClientLike};
 use parking_lot::Mutex;
 use std::{
     future::Future,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -91,19 +92,19 @@ impl Group {
 
     /// A PING, whatever the breaker says.
     pub(crate) async fn ping(&self) -> Result<(), PoolError> {
-        let began = Instant::now();
-        let until = began + self.shared.config.socket_timeout;
+        let deadline = self.shared.config.socket_timeout;
         let ping = |client: Client| async move { client.ping::<String>(None).await };
-        self.call(began, until, false, ping).await?;
+        self.call(None, deadline, false, ping).await?;
         self.shared.counters.checked();
         Ok(())
     }
 
-    /// A call that the breaker has a say in, if it is `guarded`.
+    /// A call that the breaker has a say in, if it is `guarded`. It ends at `until`, or else
+    /// `deadline` after it begins, which is when it is first polled.
     pub(crate) async fn call<T, F, Fut>(
         &self,
-        began: Instant,
-        until: Instant,
+        until: Option<Instant>,
+        deadline: Duration,
         guarded: bool,
         command: F,
     ) -> Result<T, PoolError>
@@ -114,6 +115,8 @@ impl Group {
         if self.is_closed() {
             return Err(PoolError::Closed);
         }
+        let began = Instant::now();
+        let until = until.unwrap_or(began + deadline);
         let mut permit = None;
         if guarded {
             let granted = self.breaker.permit(self.shared.counters.at(began));
@@ -136,11 +139,11 @@ impl Group {
         let held = Held::new(self, place);
         let outcome = match held.connection() {
             Some(connection) if connection.is_connected() => {
-                let command = Box::pin(command(Client::clone(connection)));
+                let command = pin!(command(Client::clone(connection)));
                 match timeout_at(until, command).await {
                     Ok(Ok(value)) => Ok(value),
-                    Ok(Err(error)) => Err(PoolError::from_redis(error, until - began)),
-                    Err(_) => Err(PoolError::Timeout(until - began)),
+                    Ok(Err(error)) => Err(PoolError::from_redis(error, deadline)),
+                    Err(_) => Err(PoolError::Timeout(deadline)),
                 }
             }
             Some(connection) => Err(connection.not_connected()),

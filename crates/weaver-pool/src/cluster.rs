@@ -25,7 +25,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,7 @@ struct State {
     /// How often the table was made anew.
     made: watch::Sender<u64>,
     next: AtomicUsize,
+    closed: AtomicBool,
 }
 
 /// A node, and how to reach it.
@@ -77,6 +78,7 @@ impl Cluster {
             doubt: Notify::new(),
             made: watch::Sender::new(0),
             next: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
         });
         let task = tokio::spawn(discovery::run(Arc::downgrade(&state)));
         Self {
@@ -141,6 +143,19 @@ impl Cluster {
             };
             let redirect = match &outcome {
                 Ok(_) => return outcome,
+                // A new table has no place for this node, and its connections are being closed.
+                // Nothing was sent.
+                Err(PoolError::Closed)
+                    if followed < REDIRECTIONS && !state.closed.load(Ordering::Acquire) =>
+                {
+                    followed += 1;
+                    asking = false;
+                    match state.choose(destination) {
+                        Some(found) => node = found,
+                        None => return outcome,
+                    }
+                    continue;
+                }
                 Err(error) => {
                     if error.is_transient() {
                         state.doubt.notify_one();
@@ -168,6 +183,7 @@ impl Cluster {
 
     /// Refuses new calls.
     pub(crate) fn shut(&self) {
+        self.state.closed.store(true, Ordering::Release);
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }

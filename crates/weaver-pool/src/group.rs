@@ -136,9 +136,10 @@ impl Group {
         if place.load > 0 && self.slots.has_room() {
             self.grow.notify_one();
         }
+        let connected = place.connected;
         let held = Held::new(self, place);
         let outcome = match held.connection() {
-            Some(connection) if connection.is_connected() => {
+            Some(connection) if connected => {
                 let command = pin!(command(Client::clone(connection)));
                 match timeout_at(until, command).await {
                     Ok(Ok(value)) => Ok(value),

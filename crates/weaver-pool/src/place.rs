@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 impl Group {
     /// Waits for a place, in line behind at most `max_waiting` others.
-    pub(crate) async fn place(&self, until: Instant) -> Result<Place, PoolError> {
+    pub(crate) async fn place(&self, until: Instant) -> Result<Place<'_>, PoolError> {
         if self.is_closed() {
             return Err(PoolError::Closed);
         }
@@ -46,11 +46,11 @@ impl Group {
 /// A place in use. However the call ends, dropped in the middle too, the next in line is woken.
 pub(crate) struct Held<'a> {
     group: &'a Group,
-    place: Option<Place>,
+    place: Option<Place<'a>>,
 }
 
 impl<'a> Held<'a> {
-    pub(crate) fn new(group: &'a Group, place: Place) -> Self {
+    pub(crate) fn new(group: &'a Group, place: Place<'a>) -> Self {
         Self {
             group,
             place: Some(place),

@@ -35,12 +35,14 @@ struct Slot {
 }
 
 /// A place on a connection; dropping it gives the place back.
-pub(crate) struct Place {
-    slots: Arc<Slots>,
+pub(crate) struct Place<'a> {
+    slots: &'a Slots,
     at: usize,
     pub(crate) client: Arc<Connection>,
     /// Commands that were outstanding on the connection before this one.
     pub(crate) load: u32,
+    /// Whether the connection was up when it was chosen.
+    pub(crate) connected: bool,
     /// When the command ended, for whoever has read the clock anyway.
     pub(crate) ended: Option<Instant>,
 }
@@ -76,10 +78,10 @@ impl Slots {
     /// A place on the least loaded connected client, or `None` if every place is taken.
     ///
     /// If no client is connected the least loaded one is used all the same: its answer says why.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
+    pub(crate) fn take(&self) -> Option<Place<'_>> {
         // Another caller can take the last place of the choice; then the next best is tried.
         for _ in 0..4 {
-            let at = self.least_loaded()?;
+            let (at, connected) = self.least_loaded()?;
             let slot = &self.slots[at];
             let before =
                 slot.in_flight
@@ -94,10 +96,11 @@ impl Slots {
             match client {
                 Some(client) if !slot.retiring.load(Ordering::Acquire) => {
                     return Some(Place {
-                        slots: Arc::clone(self),
+                        slots: self,
                         at,
                         client,
                         load,
+                        connected,
                         ended: None,
                     });
                 }
@@ -107,7 +110,8 @@ impl Slots {
         None
     }
 
-    fn least_loaded(&self) -> Option<usize> {
+    /// By its index, and whether it is connected.
+    fn least_loaded(&self) -> Option<(usize, bool)> {
         let mut best: Option<(bool, u32, usize)> = None;
         for (at, slot) in self.slots[..self.live()].iter().enumerate() {
             let load = slot.in_flight.load(Ordering::Relaxed);
@@ -121,13 +125,13 @@ impl Slots {
                 .is_some_and(|client| client.is_connected());
             let candidate = (!connected, load, at);
             if candidate == (false, 0, at) {
-                return Some(at);
+                return Some((at, true));
             }
             if best.is_none_or(|best| candidate < best) {
                 best = Some(candidate);
             }
         }
-        best.map(|(_, _, at)| at)
+        best.map(|(gone, _, at)| (at, !gone))
     }
 
     fn give_back(&self, at: usize, now: Instant) {
@@ -174,7 +178,7 @@ impl Slots {
 
     /// Counts how a command on a place ended; `true` once so many in a row got no answer that the
     /// connection is suspect.
-    pub(crate) fn note(&self, place: &Place, answered: bool) -> bool {
+    pub(crate) fn note(&self, place: &Place<'_>, answered: bool) -> bool {
         const SUSPECT: u32 = 3;
         let unanswered = &self.slots[place.at].unanswered;
         if answered {
@@ -220,7 +224,7 @@ impl Slots {
     }
 }
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         let ended = self.ended.unwrap_or_else(Instant::now);
         self.slots.give_back(self.at, ended);

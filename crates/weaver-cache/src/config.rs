@@ -37,6 +37,9 @@ pub struct CacheConfig {
     pub max_redis_writes: usize,
     /// How long a request waits for the response to another's before it asks for itself.
     pub collapse_timeout: Duration,
+    /// How long the lease lasts by which one node fetches for all that share a Redis, unless it is
+    /// renewed: what a node that dies costs the others. Zero: each node fetches for itself.
+    pub lease: Duration,
     /// How long a response that could not be stored keeps requests for the same key from waiting
     /// for one another.
     pub hit_for_miss: Duration,
@@ -113,6 +116,7 @@ impl Default for CacheConfig {
             redis_deadline: Duration::from_millis(50),
             max_redis_writes: 1024,
             collapse_timeout: Duration::from_secs(30),
+            lease: Duration::from_secs(3),
             hit_for_miss: Duration::from_secs(2),
             keep_validators: Duration::from_secs(600),
             targeted_fields: vec!["cdn-cache-control".to_owned()],

@@ -5,7 +5,7 @@ mod origin;
 
 use crate::{
     Principal, Rule,
-    entry::{Entry, Index, MapFields},
+    entry::{Entry, MapFields},
     fill::{self, Fill},
     flight::{Joined, Lead},
     key::{self, Target},
@@ -301,7 +301,9 @@ impl<S> Exchange<S> {
         if self.shared.is_marked(&self.exact).await {
             return self.lead(req, Lead::solo(), found).await;
         }
-        let flight_key = self.flight_key(found.index.as_ref(), req.headers());
+        let flight_key = self
+            .shared
+            .flight_key(&self.exact, found.index.as_ref(), req.headers());
         for _ in 0..3 {
             match self.shared.flights.join(&flight_key) {
                 Joined::Leads(lead) => {
@@ -363,23 +365,6 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// Requests for different variants of a URL do not wait for one another, once it is known that
-    /// it has any.
-    fn flight_key(&self, index: Option<&Arc<Index>>, headers: &HeaderMap) -> key::KeyBytes {
-        let Some(latest) = index.and_then(|index| Some((index, index.variants.first()?))) else {
-            return self.exact.clone();
-        };
-        let (index, latest) = latest;
-        let variant = weaver_cache_policy::vary::Variant::new(
-            self.shared.secret.bytes(),
-            latest.names.clone(),
-            &MapFields(headers),
-            &MapFields(&HeaderMap::new()),
-        );
-        // Of just this URL: what comes may not answer for the others.
-        key::of_variant(&self.exact, &index.nonce, &variant.digest)
-    }
-
     /// RFC 5861 §3: the client gets what is stored, and the request goes on to refresh it.
     fn answer_and_refresh<B>(
         self,
@@ -392,7 +377,9 @@ impl<S> Exchange<S> {
         B: MessageBody + 'static,
     {
         let now = self.shared.now();
-        let flight_key = self.flight_key(found.index.as_ref(), req.headers());
+        let flight_key = self
+            .shared
+            .flight_key(&self.exact, found.index.as_ref(), req.headers());
         let lead = match self.shared.flights.join(&flight_key) {
             Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
             _ => return self.answer(req, &entry, Tier::Memory, Outcome::Stale, now),
@@ -424,6 +411,7 @@ impl<S> Exchange<S> {
             wishes: self.wishes,
             forward,
             lead,
+            lease: None,
             stored: found.entry,
             softly_purged: found.softly_purged,
             index: found.index,

@@ -5,6 +5,7 @@
 //! the client's request, since only that can be given to the handler, and gives the part of it that
 //! a response needs back with the reply.
 
+mod cluster;
 mod confirm;
 mod keep;
 
@@ -13,6 +14,7 @@ use crate::{
     entry::{Entry, Head, Index, MapFields, StoredFields},
     flight::{Landing, Lead, Reader},
     key::KeyBytes,
+    lease::Lease,
     partial,
     shared::{Found, Shared},
 };
@@ -27,6 +29,7 @@ use actix_web::{
     },
     test::TestRequest,
 };
+use cluster::Turn;
 use keep::Begun;
 use std::{rc::Rc, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
@@ -65,6 +68,8 @@ pub(crate) struct Fill {
     pub(crate) wishes: Wishes,
     pub(crate) forward: Forward,
     pub(crate) lead: Lead,
+    /// What says to the other nodes that this one fetches.
+    pub(crate) lease: Option<Lease>,
     /// What is stored, and has to be validated.
     pub(crate) stored: Option<Arc<Entry>>,
     pub(crate) softly_purged: bool,
@@ -112,35 +117,46 @@ impl Fill {
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
     {
-        if let Some((entry, decision)) = self.look_into_redis(&req).await {
-            let outcome = if decision == Decision::Fresh {
-                Outcome::Hit
-            } else {
-                Outcome::Stale
-            };
-            self.lead
-                .flight
-                .land(Landing::Entry(Arc::clone(&entry), Tier::Redis, outcome));
-            if decision != Decision::StaleWhileRevalidate {
+        match self.look_into_redis(&req).await {
+            Some((entry, Decision::StaleWhileRevalidate)) => {
+                self.found(&entry, Outcome::Stale);
+                let reply_to = stand_in(&req);
+                let stale = Arc::clone(&entry);
+                let member = Member::default();
+                let stale = Reply::Entry(reply_to, stale, Tier::Redis, Outcome::Stale, member);
+                send(&mut reply, stale);
+                self.stored = Some(entry);
+            }
+            Some((entry, decision)) => {
+                let outcome = if decision == Decision::Fresh {
+                    Outcome::Hit
+                } else {
+                    Outcome::Stale
+                };
+                self.found(&entry, outcome);
                 let (req, _) = req.into_parts();
-                send(
-                    &mut reply,
-                    Reply::Entry(req, entry, Tier::Redis, outcome, Member::default()),
-                );
+                let member = Member::default();
+                let found = Reply::Entry(req, entry, Tier::Redis, outcome, member);
+                send(&mut reply, found);
                 return;
             }
-            let client = stand_in(&req);
-            send(
-                &mut reply,
-                Reply::Entry(
-                    client,
-                    Arc::clone(&entry),
-                    Tier::Redis,
-                    outcome,
-                    Member::default(),
-                ),
-            );
-            self.stored = Some(entry);
+            None => {}
+        }
+        match self.take_turn(&req, reply.is_some()).await {
+            Turn::Fetch => {}
+            Turn::Leave => return,
+            Turn::Fetched(entry) => {
+                self.found(&entry, Outcome::Collapsed);
+                let (req, _) = req.into_parts();
+                let member = Member {
+                    forward: Some(self.forward),
+                    collapsed: true,
+                    ..Member::default()
+                };
+                let fetched = Reply::Entry(req, entry, Tier::Redis, Outcome::Collapsed, member);
+                send(&mut reply, fetched);
+                return;
+            }
         }
         if reply.is_none() {
             req.extensions_mut().insert(Detached);
@@ -191,6 +207,12 @@ impl Fill {
             }
             None => self.received(res, times, reply).await,
         }
+    }
+
+    /// Lands the flight with what Redis had.
+    fn found(&self, entry: &Arc<Entry>, outcome: Outcome) {
+        let landing = Landing::Entry(Arc::clone(entry), Tier::Redis, outcome);
+        self.lead.flight.land(landing);
     }
 
     /// A stored beginning of what is asked for; the request is then one for the rest.
@@ -315,6 +337,14 @@ impl Fill {
         }
     }
 
+    /// Remembers, in all nodes, that there is nothing to wait for under this key.
+    pub(crate) async fn mark(&mut self) {
+        self.shared.mark(&self.exact).await;
+        if let Some(lease) = self.lease.take() {
+            lease.pass(self.shared.config.hit_for_miss);
+        }
+    }
+
     fn may_replace(&self, stored: &Entry, now: Millis) -> bool {
         // One error is no better than another.
         !stored.head.status.is_server_error()
@@ -369,7 +399,7 @@ impl Fill {
 
     /// A response that is not stored goes to the client whose request it answers, as it comes.
     async fn pass<B: MessageBody>(
-        self,
+        mut self,
         res: ServiceResponse<B>,
         reason: Bypass,
         mut reply: Sender<B>,
@@ -385,7 +415,7 @@ impl Fill {
                 .land(Landing::Failed(res.status().as_u16()));
         } else {
             if reason != Bypass::RequestNoStore && !self.ranged {
-                self.shared.mark(&self.exact).await;
+                self.mark().await;
             }
             self.lead.flight.land(Landing::Alone);
         }

@@ -372,6 +372,10 @@ impl Lead {
         }
     }
 
+    pub(crate) fn is_solo(&self) -> bool {
+        self.place.is_none()
+    }
+
     /// Takes the flight off the map; whoever comes now begins another.
     pub(crate) fn close(&mut self) {
         if let Some((flights, key)) = self.place.take() {

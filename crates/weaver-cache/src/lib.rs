@@ -64,6 +64,7 @@ mod identity;
 mod invalidate;
 mod journal;
 mod key;
+mod lease;
 mod memory;
 mod middleware;
 mod partial;

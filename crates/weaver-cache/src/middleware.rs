@@ -64,9 +64,7 @@ impl ResponseCache {
             let emptied = memory.clone();
             RedisTier::new(
                 pool,
-                config.cache_prefix.clone(),
-                config.redis_deadline,
-                config.max_redis_writes,
+                &config,
                 Arc::clone(&log),
                 store.metrics.clone(),
                 move || {

@@ -1,10 +1,11 @@
 //! The Redis tier: one key for each record, through the shared pool.
 
 use crate::{
-    codec,
+    CacheConfig, codec,
     entry::Record,
     journal::{PurgeLog, stream::Follower},
     key,
+    lease::{Lease, Leases},
 };
 use bytes::Bytes;
 use fred::{interfaces::KeysInterface, types::Expiration};
@@ -24,6 +25,7 @@ struct Inner {
     prefix: String,
     deadline: Duration,
     writes: Arc<Semaphore>,
+    leases: Leases,
     follower: Follower,
     metrics: CacheMetrics,
 }
@@ -34,18 +36,18 @@ const MAX_TTL: u64 = 365 * 86_400_000;
 impl RedisTier {
     pub(crate) fn new(
         pool: RedisPool,
-        prefix: String,
-        deadline: Duration,
-        max_writes: usize,
+        config: &CacheConfig,
         log: Arc<PurgeLog>,
         metrics: CacheMetrics,
         lost: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let (prefix, deadline) = (config.cache_prefix.clone(), config.redis_deadline);
         let journal = format!("{prefix}journal");
         Self {
             inner: Arc::new(Inner {
                 follower: Follower::start(pool.clone(), journal, log, lost),
-                writes: Arc::new(Semaphore::new(max_writes)),
+                writes: Arc::new(Semaphore::new(config.max_redis_writes)),
+                leases: Leases::new(pool.clone(), prefix.clone(), config.lease, deadline),
                 pool,
                 prefix,
                 deadline,
@@ -91,13 +93,17 @@ impl RedisTier {
         }
     }
 
-    /// Writes a record in the background, unless too many writes are under way.
-    pub(crate) fn put(&self, record: Record, until: Millis, now: Millis) {
-        let life = until.since(now).min(MAX_TTL);
-        let Ok(life) = i64::try_from(life) else {
-            return;
-        };
-        if life == 0 || !self.inner.follower.current() {
+    /// The leases by which the nodes agree on who fetches; `None` while the tier is closed.
+    pub(crate) fn leases(&self) -> Option<&Leases> {
+        let leases = &self.inner.leases;
+        (leases.enabled() && self.inner.follower.current()).then_some(leases)
+    }
+
+    /// Writes records in their order, in the background, unless too many writes are under way.
+    ///
+    /// With a lease nothing is written once another node has it; it ends with the writing.
+    pub(crate) fn put(&self, records: Vec<(Record, Millis)>, now: Millis, lease: Option<Lease>) {
+        if !self.inner.follower.current() {
             return;
         }
         let Ok(permit) = Arc::clone(&self.inner.writes).try_acquire_owned() else {
@@ -106,23 +112,56 @@ impl RedisTier {
         };
         let this = self.clone();
         tokio::spawn(async move {
-            let name = key::redis_name(&this.inner.prefix, record.key());
-            let value = codec::encode(&record);
-            drop(record);
-            let to = name.clone();
-            let written = this.inner.pool.command("SET").key(name.as_bytes());
-            let outcome = written
-                .once(|client| async move {
-                    client
-                        .set::<(), _, _>(to, value, Some(Expiration::PX(life)), None, false)
-                        .await
-                })
-                .await;
-            if let Err(error) = outcome {
-                this.failed(&error);
+            let mut lease = lease;
+            for (record, until) in records {
+                let life = i64::try_from(until.since(now).min(MAX_TTL)).unwrap_or(i64::MAX);
+                if life == 0 {
+                    continue;
+                }
+                match this.write(&record, life, lease.as_mut()).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::debug!("another node has fetched meanwhile; nothing is written");
+                        break;
+                    }
+                    Err(error) => {
+                        this.failed(&error);
+                        break;
+                    }
+                }
             }
             drop(permit);
         });
+    }
+
+    /// `false` if the lease was lost, and so nothing was written.
+    async fn write(
+        &self,
+        record: &Record,
+        life: i64,
+        lease: Option<&mut Lease>,
+    ) -> Result<bool, PoolError> {
+        let name = key::redis_name(&self.inner.prefix, record.key());
+        let value = codec::encode(record);
+        if let Some(lease) = lease {
+            if let Some(stored) = lease.store(&name, &value, life).await {
+                return stored;
+            }
+            // A variant is in another slot than the lease of its URL: looked at first, then written.
+            if !lease.is_held().await {
+                return Ok(false);
+            }
+        }
+        let to = name.clone();
+        let written = self.inner.pool.command("SET").key(name.as_bytes());
+        written
+            .once(|client| async move {
+                client
+                    .set::<(), _, _>(to, value, Some(Expiration::PX(life)), None, false)
+                    .await
+            })
+            .await?;
+        Ok(true)
     }
 
     /// Removes a record, best effort: the journal is what makes a purge certain.

@@ -108,8 +108,8 @@ impl Shared {
             fill_micros: 0,
             checked: unchecked(),
         });
-        self.put(Record::Entry(Arc::clone(&record)), self.until(&record))
-            .await;
+        let until = self.until(&record);
+        self.put(vec![(Record::Entry(record), until)], None).await;
         canonical
     }
 }

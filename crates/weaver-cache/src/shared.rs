@@ -7,6 +7,7 @@ use crate::{
     identity::{Secret, random},
     journal::{PurgeLog, Verdict},
     key,
+    lease::Lease,
     memory::Memory,
     redis::RedisTier,
 };
@@ -205,7 +206,12 @@ impl Shared {
 
     /// Puts a complete response, and the index that leads to it, into the tiers. Returns `false`
     /// where a purge since its fetch began forbids it.
-    pub(crate) async fn store(&self, entry: Arc<Entry>, index: Option<(&[u8], Index)>) -> bool {
+    pub(crate) async fn store(
+        &self,
+        entry: Arc<Entry>,
+        index: Option<(&[u8], Index)>,
+        lease: Option<Lease>,
+    ) -> bool {
         if self.log.judge(&entry) == Verdict::Dead {
             return false;
         }
@@ -214,23 +220,48 @@ impl Shared {
         let bytes = entry.body.len() as u64;
         let index = index.map(|(primary, index)| Record::Index(primary.into(), Arc::new(index)));
         let index_until = until.max(now.plus(INDEX_LIFE));
-        self.put(Record::Entry(entry), until).await;
-        if let Some(index) = index {
-            self.put(index, index_until).await;
-        }
+        let entry = (Record::Entry(entry), until);
+        // The index last: whoever follows it finds what it leads to.
+        let records = [Some(entry), index.map(|index| (index, index_until))];
+        self.put(records.into_iter().flatten().collect(), lease)
+            .await;
         self.metrics.stored(bytes);
         true
     }
 
-    /// Puts a record into the tiers.
-    pub(crate) async fn put(&self, record: Record, until: Millis) {
+    /// Puts records into the tiers.
+    pub(crate) async fn put(&self, records: Vec<(Record, Millis)>, lease: Option<Lease>) {
         let now = self.now();
         if let Some(memory) = &self.memory {
-            memory.put(record.clone(), until, now).await;
+            for (record, until) in &records {
+                memory.put(record.clone(), *until, now).await;
+            }
         }
         if let Some(redis) = &self.redis {
-            redis.put(record, until, now);
+            redis.put(records, now, lease);
         }
+    }
+
+    /// The key of the flight for a request: requests for different variants of a URL do not wait for
+    /// one another, once it is known that it has any.
+    pub(crate) fn flight_key(
+        &self,
+        exact: &key::KeyBytes,
+        index: Option<&Arc<Index>>,
+        headers: &HeaderMap,
+    ) -> key::KeyBytes {
+        let Some((index, latest)) = index.and_then(|index| Some((index, index.variants.first()?)))
+        else {
+            return exact.clone();
+        };
+        let variant = Variant::new(
+            self.secret.bytes(),
+            latest.names.clone(),
+            &MapFields(headers),
+            &MapFields(&HeaderMap::new()),
+        );
+        // Of just this URL: what comes may not answer for the others.
+        key::of_variant(exact, &index.nonce, &variant.digest)
     }
 
     /// Removes one stored response.

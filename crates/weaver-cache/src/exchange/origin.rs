@@ -155,7 +155,7 @@ impl<S> Exchange<S> {
                         res.headers_mut().append(name.clone(), value.clone());
                     }
                 }
-                self.shared.store(entry, None).await;
+                self.shared.store(entry, None, None).await;
             } else {
                 self.shared.discard(&stored).await;
             }

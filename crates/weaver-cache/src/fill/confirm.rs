@@ -64,7 +64,7 @@ impl Fill {
 
     /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
     pub(super) async fn confirmed<B: MessageBody>(
-        self,
+        mut self,
         stored: &Arc<Entry>,
         res: ServiceResponse<B>,
         times: &Times,
@@ -72,7 +72,8 @@ impl Fill {
     ) {
         let (entry, keep) = self.freshen(stored, &res, times);
         if keep {
-            self.shared.store(Arc::clone(&entry), None).await;
+            let lease = self.lease.take();
+            self.shared.store(Arc::clone(&entry), None, lease).await;
         } else {
             self.shared.discard(stored).await;
         }

@@ -179,7 +179,7 @@ impl Fill {
                 if total > self.shared.config.max_object || !room {
                     reserved = None;
                     self.stop_keeping();
-                    self.shared.mark(&self.exact).await;
+                    self.mark().await;
                 }
             }
             if reserved.is_none() && !self.wait_for_readers().await {
@@ -236,7 +236,11 @@ impl Fill {
             checked: unchecked(),
         });
         self.shared
-            .store(entry, index.map(|index| (&self.key[..], index)))
+            .store(
+                entry,
+                index.map(|index| (&self.key[..], index)),
+                self.lease.take(),
+            )
             .await;
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn read(
             defaults.collapse_timeout,
             Duration::from_millis(1),
         ),
+        lease: section.duration("lease", defaults.lease, Duration::ZERO),
         targeted_fields: section
             .parsed_list("targeted_fields", |text| {
                 super::header(text).map(|name| name.as_str().to_owned())

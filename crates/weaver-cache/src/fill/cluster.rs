@@ -1,0 +1,103 @@
+//! Whose turn it is to fetch, among the nodes that share a Redis.
+
+use super::Fill;
+use crate::{
+    entry::Entry,
+    lease::{Leases, State},
+};
+use actix_web::dev::ServiceRequest;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+use weaver_cache_policy::{Millis, reuse::Decision};
+
+/// Between two looks at another node's lease: an eighth of the time waited so far, within these, so
+/// that the wait is longer than the fetch by at most that and a slow fetch costs few commands.
+const SHORTEST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(50);
+
+/// What a fill does next.
+pub(super) enum Turn {
+    /// It fetches: it has the lease, or there is none to be had.
+    Fetch,
+    /// Another node has fetched meanwhile.
+    Fetched(Arc<Entry>),
+    /// Another node fetches, and nobody waits for this one.
+    Leave,
+}
+
+impl Fill {
+    /// Takes the lease, or waits for the node that has it if somebody waits for this one.
+    ///
+    /// Redis that fails or is slow makes no difference beyond its deadline: then each node fetches
+    /// for itself.
+    pub(super) async fn take_turn(&mut self, req: &ServiceRequest, waits: bool) -> Turn {
+        // A fetch that began before this request does not satisfy its no-cache.
+        if self.lead.is_solo() || self.ranged || self.wishes.no_cache {
+            return Turn::Fetch;
+        }
+        let shared = Arc::clone(&self.shared);
+        let Some(redis) = &shared.redis else {
+            return Turn::Fetch;
+        };
+        let (began, since) = (Instant::now(), shared.now());
+        while let Some(leases) = redis.leases() {
+            let key = shared.flight_key(&self.exact, self.index.as_ref(), req.headers());
+            match leases.ask(&key).await {
+                Ok(Some(lease)) => {
+                    self.lease = Some(lease);
+                    // The last holder may have ended between our look and our asking.
+                    if let Some(entry) = self.fetched(req, since).await {
+                        self.lease = None;
+                        return Turn::Fetched(entry);
+                    }
+                    return Turn::Fetch;
+                }
+                Ok(None) if !waits => return Turn::Leave,
+                Ok(None) => {}
+                Err(_) => {
+                    shared.metrics.error();
+                    return Turn::Fetch;
+                }
+            }
+            if !self.wait(leases, &key, began).await {
+                return Turn::Fetch;
+            }
+            if let Some(entry) = self.fetched(req, since).await {
+                return Turn::Fetched(entry);
+            }
+        }
+        Turn::Fetch
+    }
+
+    /// Waits for the end of another node's lease; `false` if there is nothing to wait for.
+    async fn wait(&self, leases: &Leases, key: &[u8], began: Instant) -> bool {
+        let patience = self.shared.config.collapse_timeout;
+        loop {
+            match leases.state(key).await {
+                Ok(State::Free) => return true,
+                Ok(State::Passed) => {
+                    self.shared.mark(&self.exact).await;
+                    return false;
+                }
+                Ok(State::Held) if began.elapsed() < patience => {
+                    sleep((began.elapsed() / 8).clamp(SHORTEST, LONGEST)).await;
+                }
+                Ok(State::Held) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// What another node has fetched: fresh, or of a fetch that ended while this request waited,
+    /// which answers it as it would in one node.
+    async fn fetched(&mut self, req: &ServiceRequest, since: Millis) -> Option<Arc<Entry>> {
+        match self.look_into_redis(req).await {
+            Some((entry, Decision::Fresh)) => Some(entry),
+            Some((entry, _)) => Some(entry).filter(|entry| is_since(entry, since)),
+            None => self.stored.clone().filter(|entry| is_since(entry, since)),
+        }
+    }
+}
+
+fn is_since(entry: &Entry, since: Millis) -> bool {
+    entry.head.lifetime.received_at > since
+}

@@ -191,3 +191,141 @@ async fn redis_lost_in_the_middle_of_a_fetch_strands_nobody() -> Result<()> {
     assert!((1..=3).contains(&origin.requests()));
     Ok(())
 }
+
+async fn purge(node: &Gateway, query: &str, what: serde_json::Value) -> Result<serde_json::Value> {
+    let answer = client()
+        .post(node.admin_url(&format!("/purge{query}")))
+        .json(&what)
+        .send()
+        .await?;
+    assert_eq!(answer.status(), 200, "{what}");
+    Ok(answer.json().await?)
+}
+
+#[tokio::test]
+async fn a_purge_waits_for_every_live_node_and_names_those_that_lag() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let config = config(&redis, &origin, "node = \"n\"");
+    let nodes = nodes(3, &config).await?;
+    let all = serde_json::json!({ "all": true });
+    let answer = purge(&nodes[0], "?wait=applied", all.clone()).await?;
+    assert_eq!(answer["applied"], true, "{answer}");
+    assert_eq!(
+        answer["nodes"].as_array().map(Vec::len),
+        Some(3),
+        "{answer}"
+    );
+    for node in &nodes {
+        get(&node.url("/")).await?;
+    }
+    nodes[2].process().signal("STOP")?;
+    let answer = purge(&nodes[0], "?wait=applied&timeout=300ms", all.clone()).await?;
+    assert_eq!(answer["applied"], false, "{answer}");
+    assert_eq!(
+        answer["missing"].as_array().map(Vec::len),
+        Some(1),
+        "{answer}"
+    );
+    let lagging = answer["missing"][0].as_str().unwrap_or_default().to_owned();
+    nodes[2].process().signal("CONT")?;
+    let answer = purge(&nodes[0], "?wait=applied", all).await?;
+    assert_eq!(answer["applied"], true, "{answer}");
+    assert!(answer.to_string().contains(&lagging), "{answer}");
+    Ok(())
+}
+
+/// Its clients' requests lie in its sockets when it wakes, beside the purge.
+#[tokio::test]
+async fn a_node_that_was_frozen_across_a_purge_serves_nothing_purged() -> Result<()> {
+    let redis = Redis::start().await?;
+    let (origin, _) = slow(Duration::ZERO, "cache-control: max-age=600\r\n").await?;
+    let config = config(&redis, &origin, "redis_deadline = \"2s\"");
+    let nodes = nodes(2, &config).await?;
+    for frozen_for in [700, 1500, 6500] {
+        let (old, _) = get(&nodes[1].url("/")).await?;
+        assert_eq!(get(&nodes[1].url("/")).await?.0, old, "it is not a hit");
+        nodes[1].process().signal("STOP")?;
+        let asking: Vec<_> = (0..20)
+            .map(|_| {
+                let url = nodes[1].url("/");
+                tokio::spawn(async move { get(&url).await })
+            })
+            .collect();
+        purge(&nodes[0], "", serde_json::json!({ "all": true })).await?;
+        sleep(Duration::from_millis(frozen_for)).await;
+        nodes[1].process().signal("CONT")?;
+        for asked in asking {
+            let (body, status) = asked.await??;
+            assert_ne!(body, old, "{status} after {frozen_for} ms");
+        }
+    }
+    Ok(())
+}
+
+/// Memory goes on serving while Redis is frozen, and nobody waits longer than the deadline, once.
+#[tokio::test]
+async fn a_frozen_redis_does_not_keep_hits_waiting() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=600\r\n")).await?;
+    let nodes = nodes(1, &config(&redis, &origin, "redis_deadline = \"100ms\"")).await?;
+    get(&nodes[0].url("/")).await?;
+    redis.freeze()?;
+    sleep(Duration::from_millis(700)).await;
+    // The first of these may wait for the deadline, the others for nothing.
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        let (_, status) = get(&nodes[0].url("/")).await?;
+        assert!(status.contains("hit"), "{status}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(4));
+    redis.thaw()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_purges_and_looks_from_the_command_line() -> Result<()> {
+    let redis = Redis::start().await?;
+    let fields = "cache-control: max-age=60\r\nvary: accept-language\r\ncache-tag: t\r\n";
+    let origin = Origin::constant(ok("12345", fields)).await?;
+    let nodes = nodes(2, &config(&redis, &origin, "")).await?;
+    let admin = nodes[0].admin_url("");
+    let run = async |arguments: &[&str]| -> Result<(bool, String)> {
+        let mut command = tokio::process::Command::new(Gateway::program()?);
+        command.args(arguments).args(["--admin", &admin]);
+        let output = command.output().await?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8(text)?))
+    };
+    let (_, text) = run(&["entry", "http://h/a"]).await?;
+    assert!(text.contains("\"stored\": []"), "{text}");
+    get(&nodes[1].url("/a")).await?;
+    eventually("the entry is in redis", async || {
+        run(&["entry", "http://h/a"])
+            .await
+            .is_ok_and(|(_, text)| text.contains("\"tier\": \"redis\""))
+    })
+    .await;
+    let (_, text) = run(&["entry", "http://h/a"]).await?;
+    for part in ["\"standing\": \"fresh\"", "accept-language", "\"bytes\": 5"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let (_, text) = run(&["entry", "http://h/a", "--header", "accept-language: de"]).await?;
+    assert!(text.contains("\"selected\": false"), "{text}");
+    for purge in [
+        &["purge", "http://h/a", "--wait"][..],
+        &["purge", "--tag", "t", "--soft"],
+        &["purge", "--prefix", "/", "--wait", "2s"],
+        &["purge", "--all", "--wait"],
+    ] {
+        let (done, text) = run(purge).await?;
+        assert!(done && text.contains("\"position\""), "{purge:?}: {text}");
+    }
+    let (_, text) = run(&["entry", "http://h/a"]).await?;
+    assert!(text.contains("\"standing\": \"purged\""), "{text}");
+    for bad in [&["entry", "/a"][..], &["purge", "x"], &["purge"]] {
+        let (done, text) = run(bad).await?;
+        assert!(!done && !text.contains("panicked"), "{text}");
+    }
+    Ok(())
+}

@@ -57,6 +57,8 @@ pub struct CacheConfig {
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
     /// that are to share per-user entries need the same; `None` makes one up.
     pub identity_secret: Option<[u8; 32]>,
+    /// The name of this node, for people; each process adds an ending of its own.
+    pub node: String,
     /// The name in Cache-Status, an sf-token.
     pub name: String,
 }
@@ -123,6 +125,7 @@ impl Default for CacheConfig {
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::from_secs(86_400),
             identity_secret: None,
+            node: "node".to_owned(),
             name: "weaver".to_owned(),
         }
     }

@@ -130,6 +130,12 @@ where
         }));
     }
     let mut exchange = Exchange::new(shared, service, rule, traits, &req);
+    if shared.is_in_doubt(exchange.started) {
+        return Begun::Later(Box::pin(async move {
+            exchange.shared.settle().await;
+            exchange.run(req, None).await
+        }));
+    }
     let now = shared.now();
     let found = shared.find_equivalent_now(&mut exchange.key, req.headers());
     if let Some(found) = &found

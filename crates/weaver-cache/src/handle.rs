@@ -1,6 +1,7 @@
-use crate::{Position, Purge, shared::Shared};
+use crate::{Node, Position, Principal, Purge, Rule, Stored, shared::Shared};
+use actix_web::http::header::HeaderMap;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
 use weaver_pool::{PoolError, RedisPool};
 
@@ -60,9 +61,57 @@ impl CacheHandle {
     /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached.
     pub async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PurgeError> {
         self.shared
-            .purge(purge, soft)
+            .purge(purge, soft, false)
             .await
             .map_err(PurgeError::LocalOnly)
+    }
+
+    /// [`purge`](Self::purge) that asks every node to say when it has applied it, which
+    /// [`wait_until_applied`](Self::wait_until_applied) waits for.
+    ///
+    /// # Errors
+    ///
+    /// As [`purge`](Self::purge).
+    pub async fn purge_acknowledged(
+        &self,
+        purge: Purge,
+        soft: bool,
+    ) -> Result<Position, PurgeError> {
+        self.shared
+            .purge(purge, soft, true)
+            .await
+            .map_err(PurgeError::LocalOnly)
+    }
+
+    /// Waits until every live node has applied the journal up to there, for at most `within`.
+    ///
+    /// Returns all nodes that were seen in the last minute; those with an earlier position have not
+    /// applied it. A node that is not live (it has said nothing for five seconds) is not waited for:
+    /// it applies what it missed before it serves again. Without Redis there are no other nodes, and
+    /// none is returned.
+    ///
+    /// # Errors
+    ///
+    /// If Redis was not reached.
+    pub async fn wait_until_applied(
+        &self,
+        position: Position,
+        within: Duration,
+    ) -> Result<Vec<Node>, PoolError> {
+        let Some(redis) = &self.shared.redis else {
+            return Ok(Vec::new());
+        };
+        let until = Instant::now() + within;
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let nodes = redis.follower().nodes().await?;
+            let late = |node: &Node| node.is_live() && node.position < position;
+            if !nodes.iter().any(late) || Instant::now() >= until {
+                return Ok(nodes);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
     }
 
     /// Purges one URL: path and query, of any host.
@@ -94,15 +143,19 @@ impl CacheHandle {
         self.purge(Purge::All, false).await
     }
 
-    /// Waits until this node has applied the journal up to there, for at most `within`; `false` if it
-    /// has not by then.
-    pub async fn applied(&self, position: Position, within: Duration) -> bool {
-        match &self.shared.redis {
-            Some(redis) => timeout(within, redis.follower().applied(position))
-                .await
-                .is_ok(),
-            None => true,
-        }
+    /// What the tiers have for a URL, given as host, path and query, under a rule: for the user and
+    /// the variant that the headers and the principal tell.
+    ///
+    /// A look is counted neither as hit nor as miss. What Redis has is missing while Redis is out of
+    /// reach.
+    pub async fn inspect(
+        &self,
+        rule: &Rule,
+        url: (&str, &str, Option<&str>),
+        headers: &HeaderMap,
+        principal: Option<&Principal>,
+    ) -> Vec<Stored> {
+        self.shared.inspect(rule, url, headers, principal).await
     }
 
     /// Begins the statistics anew.

@@ -35,7 +35,7 @@ pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
             let shared = Arc::clone(shared);
             actix_rt::spawn(async move {
                 if let Some(redis) = &shared.redis
-                    && redis.follower().append(&purge, false).await.is_err()
+                    && redis.follower().append(&purge, false, false).await.is_err()
                 {
                     shared.metrics.error();
                 }
@@ -48,7 +48,7 @@ pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
 /// place before it.
 pub(crate) async fn apply_in_order(shared: &Shared, purges: Vec<Purge>) {
     for purge in purges {
-        if shared.purge(purge, false).await.is_err() {
+        if shared.purge(purge, false, false).await.is_err() {
             shared.metrics.error();
         }
     }

@@ -10,6 +10,7 @@
 //! it, so that a slow fill or a late write to Redis cannot resurrect it. When nothing was purged
 //! since the entry was last looked at, that costs one comparison ([`PurgeLog::judge`]).
 
+pub(crate) mod roster;
 pub(crate) mod stream;
 
 use crate::entry::Entry;

@@ -23,12 +23,12 @@ use weaver_pool::{PoolError, RedisPool, Script};
 /// The value of a lease whose holder found nothing to share.
 const PASSED: &str = "-";
 
-/// Stores an entry for the holder, and ends the lease. With no lease at all it stores what is new.
+/// Stores an entry for the holder, and ends the lease if it is the last to store. With no lease at all it stores what is new.
 const STORE: &str = "\
 local held = redis.call('GET', KEYS[2])
 if held == ARGV[1] or (not held and redis.call('EXISTS', KEYS[1]) == 0) then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-  if held then redis.call('DEL', KEYS[2]) end
+  if held and ARGV[4] == '1' then redis.call('DEL', KEYS[2]) end
   return 1
 end
 return 0";
@@ -169,13 +169,14 @@ impl Leases {
 }
 
 impl Lease {
-    /// Stores an entry and ends the lease, or does neither where another holds it by now. `None` if
-    /// the entry is not the one that the lease is for.
+    /// Stores an entry, unless another holds the lease by now, and ends the lease with the `last`.
+    /// `None` if the entry is not the one that the lease is for.
     pub(crate) async fn store(
         &mut self,
         entry: &str,
         value: &Bytes,
         life: i64,
+        last: bool,
     ) -> Option<Result<bool, PoolError>> {
         if self.entry != entry {
             return None;
@@ -185,13 +186,14 @@ impl Lease {
             self.token.clone().into(),
             Value::Bytes(value.clone()),
             life.into(),
+            i64::from(last).into(),
         ];
         let stored = self
             .leases
             .pool
             .run_script::<i64, _, _>(&self.leases.store, keys, arguments)
             .await;
-        self.ended = stored.is_ok();
+        self.ended = last && stored.is_ok();
         Some(stored.map(|stored| stored == 1))
     }
 

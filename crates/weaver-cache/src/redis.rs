@@ -45,7 +45,7 @@ impl RedisTier {
         let journal = format!("{prefix}journal");
         Self {
             inner: Arc::new(Inner {
-                follower: Follower::start(pool.clone(), journal, log, lost),
+                follower: Follower::start(pool.clone(), journal, log, &config.node, lost),
                 writes: Arc::new(Semaphore::new(config.max_redis_writes)),
                 leases: Leases::new(pool.clone(), prefix.clone(), config.lease, deadline),
                 pool,
@@ -113,12 +113,14 @@ impl RedisTier {
         let this = self.clone();
         tokio::spawn(async move {
             let mut lease = lease;
-            for (record, until) in records {
+            let count = records.len();
+            for (at, (record, until)) in records.into_iter().enumerate() {
+                let last = at + 1 == count;
                 let life = i64::try_from(until.since(now).min(MAX_TTL)).unwrap_or(i64::MAX);
                 if life == 0 {
                     continue;
                 }
-                match this.write(&record, life, lease.as_mut()).await {
+                match this.write(&record, life, lease.as_mut(), last).await {
                     Ok(true) => {}
                     Ok(false) => {
                         tracing::debug!("another node has fetched meanwhile; nothing is written");
@@ -140,11 +142,12 @@ impl RedisTier {
         record: &Record,
         life: i64,
         lease: Option<&mut Lease>,
+        last: bool,
     ) -> Result<bool, PoolError> {
         let name = key::redis_name(&self.inner.prefix, record.key());
         let value = codec::encode(record);
         if let Some(lease) = lease {
-            if let Some(stored) = lease.store(&name, &value, life).await {
+            if let Some(stored) = lease.store(&name, &value, life, last).await {
                 return stored;
             }
             // A variant is in another slot than the lease of its URL: looked at first, then written.

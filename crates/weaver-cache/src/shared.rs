@@ -15,7 +15,7 @@ use actix_web::{dev::ServiceRequest, http::header::HeaderMap};
 use moka::future::Cache as Moka;
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use weaver_cache_policy::{Millis, vary::Variant};
 use weaver_metrics::{CacheMetrics, Tier};
@@ -79,6 +79,19 @@ impl Shared {
             .as_ref()
             .map_or(0, |redis| redis.follower().clock_offset());
         Millis(own.saturating_add_signed(offset))
+    }
+
+    /// Whether this node may have missed purges, having been frozen perhaps: what it has is not to be
+    /// served before [`Self::settle`].
+    pub(crate) fn is_in_doubt(&self, now: Instant) -> bool {
+        let redis = self.redis.as_ref();
+        redis.is_some_and(|redis| redis.follower().is_in_doubt(now))
+    }
+
+    pub(crate) async fn settle(&self) {
+        if let Some(redis) = &self.redis {
+            redis.follower().settle(self.config.redis_deadline).await;
+        }
     }
 
     pub(crate) async fn get(&self, tier: Tier, key: &[u8]) -> Option<Record> {
@@ -276,12 +289,17 @@ impl Shared {
     }
 
     /// Purges here, and in the journal where there is one.
-    pub(crate) async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PoolError> {
+    pub(crate) async fn purge(
+        &self,
+        purge: Purge,
+        soft: bool,
+        acknowledged: bool,
+    ) -> Result<Position, PoolError> {
         let local = self.log.apply_local(purge.clone(), soft);
         let Some(redis) = &self.redis else {
             return Ok(local);
         };
-        let position = redis.follower().append(&purge, soft).await?;
+        let position = redis.follower().append(&purge, soft, acknowledged).await?;
         self.log.apply(position, purge, soft);
         Ok(position)
     }

@@ -1,16 +1,15 @@
 //! The admin port: probes, metrics, purge.
 
+mod entry;
+mod purge;
+
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{StatusCode, header},
     web,
 };
-use serde::Deserialize;
-use serde_json::json;
-use std::time::Duration;
 use subtle::ConstantTimeEq;
-use weaver_cache::{Position, Purge, PurgeError};
 use weaver_metrics::report::Status;
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
@@ -18,15 +17,12 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/livez", web::get().to(livez))
         .route("/readyz", web::get().to(readyz))
         .route("/metrics", web::get().to(metrics))
-        .route("/purge", web::post().to(purge))
+        .route("/purge", web::post().to(purge::purge))
         .route(
             "/warm",
             web::post().to(|req, state| later(req, state, "warm")),
         )
-        .route(
-            "/entry",
-            web::get().to(|req, state| later(req, state, "entry")),
-        )
+        .route("/entry", web::get().to(entry::entry))
         .route(
             "/dashboard",
             web::get().to(|req, state| later(req, state, "dashboard")),
@@ -63,7 +59,7 @@ async fn metrics(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
 async fn nothing() -> HttpResponse {
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is here; see /livez, /readyz, /metrics and /purge",
+        "nothing is here; see /livez, /readyz, /metrics, /purge and /entry",
     )
 }
 
@@ -100,122 +96,4 @@ fn refusal(req: &HttpRequest, state: &State) -> Option<HttpResponse> {
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, challenge);
     Some(refused)
-}
-
-/// What to purge: exactly one of the first four.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PurgeRequest {
-    url: Option<String>,
-    tags: Option<Vec<String>>,
-    prefix: Option<String>,
-    all: Option<bool>,
-    #[serde(default)]
-    soft: bool,
-}
-
-/// Tags that one request may name.
-const MAX_TAGS: usize = 1000;
-
-impl PurgeRequest {
-    fn purges(self) -> Result<Vec<Purge>, &'static str> {
-        const ONE: &str = "exactly one of url, tags, prefix and all is needed";
-        match (self.url, self.tags, self.prefix, self.all) {
-            (Some(url), None, None, None) => {
-                let (host, target) = split(&url)?;
-                Ok(vec![Purge::Url { host, target }])
-            }
-            (None, Some(tags), None, None) => {
-                if tags.is_empty() || tags.len() > MAX_TAGS {
-                    return Err("tags has 1 to 1000 items");
-                }
-                if tags
-                    .iter()
-                    .any(|tag| tag.is_empty() || tag.contains([' ', ',', '\t']))
-                {
-                    return Err("a tag is not empty, and has neither space nor comma");
-                }
-                Ok(tags.into_iter().map(Purge::Tag).collect())
-            }
-            (None, None, Some(prefix), None) => {
-                let (host, prefix) = split(&prefix)?;
-                Ok(vec![Purge::Prefix { host, prefix }])
-            }
-            (None, None, None, Some(true)) => Ok(vec![Purge::All]),
-            _ => Err(ONE),
-        }
-    }
-}
-
-/// Splits a URL into its host, if it has one, and path and query.
-fn split(url: &str) -> Result<(Option<String>, String), &'static str> {
-    if url.starts_with('/') {
-        return Ok((None, url.to_owned()));
-    }
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))
-        .ok_or("a URL begins with http://, https:// or /")?;
-    let at = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, target) = rest.split_at(at);
-    let target = if target.starts_with('/') {
-        target.to_owned()
-    } else {
-        format!("/{target}")
-    };
-    Ok((Some(host.to_ascii_lowercase()), target))
-}
-
-#[derive(Deserialize)]
-struct PurgeOptions {
-    wait: Option<String>,
-}
-
-async fn purge(
-    req: HttpRequest,
-    state: web::Data<State>,
-    options: web::Query<PurgeOptions>,
-    body: web::Bytes,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
-    let soft;
-    let purges = match serde_json::from_slice::<PurgeRequest>(&body) {
-        Ok(request) => {
-            soft = request.soft;
-            request.purges()
-        }
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    let purges = match purges {
-        Ok(purges) => purges,
-        Err(what) => return problem(StatusCode::BAD_REQUEST, what),
-    };
-    let Some(cache) = state.cache() else {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the cache is not running yet",
-        );
-    };
-    let mut position = Position::default();
-    for purge in purges {
-        match cache.purge(purge, soft).await {
-            Ok(at) => position = at,
-            Err(PurgeError::LocalOnly(error)) => {
-                tracing::error!(%error, "a purge did not reach the journal");
-                let what = "purged in this node only: the journal in Redis was not reached, \
-                            so other nodes may not hear of it; send it again";
-                return problem(StatusCode::SERVICE_UNAVAILABLE, what);
-            }
-        }
-    }
-    let mut answer = json!({ "position": position.to_string(), "soft": soft });
-    if options.wait.as_deref() == Some("applied") {
-        let applied = cache.applied(position, Duration::from_secs(5)).await;
-        answer["applied_here"] = json!(applied);
-    }
-    HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .json(answer)
 }

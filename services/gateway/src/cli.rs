@@ -2,9 +2,12 @@
 
 use crate::{
     config::{Config, Environment},
-    demo, server, telemetry,
+    demo,
+    remote::{self, Admin},
+    server, telemetry,
 };
 use clap::{Parser, Subcommand};
+use serde_json::json;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 /// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
@@ -41,17 +44,59 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Purge stored responses through the admin port (POST /purge)
-    Purge(Remote),
+    /// Purge stored responses in all nodes, through the admin port of one (POST /purge)
+    Purge(Purge),
+    /// Tell what each tier has for a URL, through the admin port (GET /entry)
+    Entry(Entry),
     /// Fetch URLs into the cache ahead of their use
-    Warm(Remote),
+    Warm {
+        /// URLs
+        urls: Vec<String>,
+    },
 }
 
-/// Arguments of commands that talk to a running gateway.
+/// What to purge.
 #[derive(Debug, clap::Args)]
-struct Remote {
-    /// URLs
+struct Purge {
+    #[command(flatten)]
+    admin: Admin,
+    #[command(flatten)]
+    what: What,
+    /// Make it stale instead of dead
+    #[arg(long)]
+    soft: bool,
+    /// Wait until every live node has applied it, for at most this long; fail if one has not
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5s")]
+    wait: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// URLs: all methods, variants and users
+    #[arg(value_name = "URL")]
     urls: Vec<String>,
+    /// What carries the tag in Surrogate-Key or Cache-Tag; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// What begins with this URL
+    #[arg(long, value_name = "URL")]
+    prefix: Option<String>,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+}
+
+/// Which entry.
+#[derive(Debug, clap::Args)]
+struct Entry {
+    #[command(flatten)]
+    admin: Admin,
+    /// The URL, with its host
+    url: String,
+    /// A request header that selects a variant, such as "Accept-Encoding: gzip"
+    #[arg(long, value_name = "HEADER")]
+    header: Vec<String>,
 }
 
 /// Runs the command line of the process.
@@ -110,12 +155,68 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             Err(faults) => refused(&faults),
         }),
-        Command::Purge(_) => Ok(later("purge", "POST /purge on the admin port purges now")),
-        Command::Warm(_) => Ok(later(
+        Command::Purge(purge) => actix_web::rt::System::new().block_on(send_purges(purge)),
+        Command::Entry(entry) => {
+            let mut query = vec![("url", entry.url.as_str())];
+            query.extend(
+                entry
+                    .header
+                    .iter()
+                    .map(|header| ("header", header.as_str())),
+            );
+            let path = format!("/entry?{}", remote::query(&query));
+            let asked = remote::get(&entry.admin, &path);
+            let answer = actix_web::rt::System::new().block_on(asked)?;
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Warm { .. } => Ok(later(
             "warm",
             "a GET for each URL fills the cache meanwhile",
         )),
     }
+}
+
+/// One request for each URL, or one for all that is named otherwise.
+async fn send_purges(purge: Purge) -> anyhow::Result<ExitCode> {
+    let What {
+        urls,
+        tag,
+        prefix,
+        all,
+    } = purge.what;
+    let mut bodies: Vec<_> = urls.iter().map(|url| json!({ "url": url })).collect();
+    if !tag.is_empty() {
+        bodies.push(json!({ "tags": tag }));
+    }
+    if let Some(prefix) = prefix {
+        bodies.push(json!({ "prefix": prefix }));
+    }
+    if all {
+        bodies.push(json!({ "all": true }));
+    }
+    let path = match &purge.wait {
+        Some(wait) => {
+            let timeout = remote::query(&[("timeout", wait)]);
+            format!("/purge?wait=applied&{timeout}")
+        }
+        None => "/purge".to_owned(),
+    };
+    let mut code = ExitCode::SUCCESS;
+    for mut body in bodies {
+        body["soft"] = json!(purge.soft);
+        let answer = remote::post(&purge.admin, &path, &body).await?;
+        println!("{answer}");
+        if let Some(missing) = answer["missing"]
+            .as_array()
+            .filter(|nodes| !nodes.is_empty())
+        {
+            let names: Vec<_> = missing.iter().filter_map(|name| name.as_str()).collect();
+            eprintln!("weaver-gateway: not applied yet by {}", names.join(", "));
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }
 
 fn refused(faults: &crate::config::Faults) -> ExitCode {

@@ -15,6 +15,7 @@ pub use sections::{
     TelemetryConfig,
 };
 pub use source::{Environment, Faults};
+pub(crate) use values::duration;
 
 use std::path::Path;
 use weaver_cache::CacheConfig;

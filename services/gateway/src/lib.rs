@@ -36,6 +36,7 @@ mod handler;
 mod limit;
 mod problem;
 mod proxy;
+mod remote;
 mod routes;
 pub mod server;
 mod state;

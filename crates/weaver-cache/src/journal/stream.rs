@@ -5,7 +5,10 @@
 //! look-ups nor writes go there. When it is back it applies what it missed and opens the tier again.
 //! If the stream was trimmed past its place, or lost, everything older is forgotten, which kills it.
 
-use super::{Position, Purge, PurgeLog};
+use super::{
+    Position, Purge, PurgeLog,
+    roster::{Node, Roster},
+};
 use fred::{
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Value},
@@ -14,19 +17,28 @@ use fred::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use weaver_pool::{Exclusive, PoolError, RedisPool};
 
 /// Items that the stream keeps; older ones are trimmed, and entries from before them are dead.
 const MAX_ITEMS: u32 = 100_000;
 /// How long an XREAD waits for news before it asks again.
-const BLOCK: Duration = Duration::from_secs(1);
+const BLOCK: Duration = Duration::from_millis(250);
+/// Silence from Redis after which it is asked what was missed before memory is served: this process
+/// may have been frozen.
+const SILENCE: Duration = Duration::from_millis(500);
 /// Items of one answer.
 const BATCH: u32 = 1000;
+/// The field of an item whose appliers are to say so at once.
+const ACKNOWLEDGED: &str = "ack";
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Follows the journal; dropping it ends the task.
@@ -34,6 +46,7 @@ pub(crate) struct Follower {
     pool: RedisPool,
     key: String,
     shared: Arc<Shared>,
+    roster: Roster,
     task: JoinHandle<()>,
 }
 
@@ -41,7 +54,36 @@ struct Shared {
     current: AtomicBool,
     /// What the Redis server's clock shows beyond ours, in milliseconds.
     clock: AtomicI64,
-    applied: watch::Sender<Position>,
+    epoch: Instant,
+    /// When Redis was last heard of, in milliseconds since `epoch`.
+    heard_at: AtomicU64,
+    heard: Notify,
+    /// Redis is out of reach, as far as anybody knows: nobody waits for it.
+    lost: AtomicBool,
+}
+
+impl Shared {
+    fn hear(&self) {
+        self.heard_at
+            .store(millis(self.epoch.elapsed()), Ordering::Release);
+        self.lost.store(false, Ordering::Release);
+        self.heard.notify_waiters();
+    }
+
+    fn give_up(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.heard.notify_waiters();
+    }
+
+    fn is_in_doubt(&self, now: Instant) -> bool {
+        let now = millis(now.saturating_duration_since(self.epoch));
+        now.saturating_sub(self.heard_at.load(Ordering::Acquire)) > millis(SILENCE)
+            && !self.lost.load(Ordering::Acquire)
+    }
+}
+
+fn millis(of: Duration) -> u64 {
+    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Follower {
@@ -49,13 +91,18 @@ impl Follower {
         pool: RedisPool,
         key: String,
         log: Arc<PurgeLog>,
+        name: &str,
         lost: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared {
             current: AtomicBool::new(false),
             clock: AtomicI64::new(0),
-            applied: watch::Sender::new(Position::default()),
+            epoch: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            heard: Notify::new(),
+            lost: AtomicBool::new(true),
         });
+        let roster = Roster::new(pool.clone(), &key, name);
         let follow = Follow {
             pool: pool.clone(),
             key: key.clone(),
@@ -63,11 +110,13 @@ impl Follower {
             shared: Arc::clone(&shared),
             lost: Box::new(lost),
             last: None,
+            roster: roster.clone(),
         };
         Self {
             pool,
             key,
             shared,
+            roster,
             task: tokio::spawn(follow.run()),
         }
     }
@@ -77,13 +126,46 @@ impl Follower {
         self.shared.current.load(Ordering::Acquire)
     }
 
+    /// Whether Redis has been silent for so long that purges may have been missed.
+    pub(crate) fn is_in_doubt(&self, now: Instant) -> bool {
+        self.shared.is_in_doubt(now)
+    }
+
+    /// Waits until what was missed is applied. After `patience` Redis counts as lost, for all, until
+    /// it is heard of.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        let settled = async {
+            loop {
+                let heard = self.shared.heard.notified();
+                if !self.shared.is_in_doubt(Instant::now()) {
+                    return;
+                }
+                heard.await;
+            }
+        };
+        if timeout(patience, settled).await.is_err() {
+            self.shared.give_up();
+        }
+    }
+
+    /// The nodes, and how far each is.
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, PoolError> {
+        self.roster.read(self.clock_offset()).await
+    }
+
     /// What to add to this node's clock to get the one that all nodes share.
     pub(crate) fn clock_offset(&self) -> i64 {
         self.shared.clock.load(Ordering::Relaxed)
     }
 
     /// Writes a purge into the journal; it is durable there as Redis is.
-    pub(crate) async fn append(&self, purge: &Purge, soft: bool) -> Result<Position, PoolError> {
+    /// With `acknowledged` every node says at once that it has applied it; else within a second.
+    pub(crate) async fn append(
+        &self,
+        purge: &Purge,
+        soft: bool,
+        acknowledged: bool,
+    ) -> Result<Position, PoolError> {
         let mut args = vec![
             self.key.clone(),
             "MAXLEN".into(),
@@ -112,6 +194,9 @@ impl Follower {
             ),
         };
         args.extend(["kind".to_owned(), kind.to_owned()]);
+        if acknowledged {
+            args.extend([ACKNOWLEDGED.to_owned(), "1".to_owned()]);
+        }
         for (name, value) in fields {
             args.extend([name.to_owned(), value.to_owned()]);
         }
@@ -125,13 +210,6 @@ impl Follower {
         Position::parse(&id).ok_or_else(|| {
             PoolError::Connection(format!("XADD answered {id:?}, which is no stream id"))
         })
-    }
-
-    /// Waits until this node has applied the journal up to there.
-    pub(crate) async fn applied(&self, position: Position) {
-        let mut applied = self.shared.applied.subscribe();
-        // Ends only with the follower, which outlives every caller.
-        let _ = applied.wait_for(|at| *at >= position).await;
     }
 }
 
@@ -157,6 +235,7 @@ struct Follow {
     lost: Box<dyn Fn() + Send + Sync>,
     /// The last item applied; `None` before the first contact.
     last: Option<Position>,
+    roster: Roster,
 }
 
 impl Follow {
@@ -167,8 +246,12 @@ impl Follow {
             {
                 tracing::warn!(%error, "purge journal out of reach; the redis tier is closed");
             }
-            self.shared.current.store(false, Ordering::Release);
-            sleep(RETRY).await;
+            // The first new attempt comes at once: a process that was frozen finds its deadlines
+            // passed, and Redis well.
+            if !self.shared.current.swap(false, Ordering::AcqRel) {
+                self.shared.give_up();
+                sleep(RETRY).await;
+            }
         }
     }
 
@@ -180,7 +263,11 @@ impl Follow {
                 self.read_clock(connection).await?;
                 clock_due = tokio::time::Instant::now() + Duration::from_secs(30);
             }
+            self.shared.hear();
             self.shared.current.store(true, Ordering::Release);
+            if self.roster.is_due() {
+                self.report().await;
+            }
             let after = self.last.unwrap_or_default();
             let args = vec![
                 "COUNT".to_owned(),
@@ -198,9 +285,23 @@ impl Follow {
                     client.custom(command, args).await
                 })
                 .await?;
+            let mut acknowledge = false;
             for (position, fields) in items(&answer) {
+                acknowledge |= fields.iter().any(|(name, _)| name == ACKNOWLEDGED);
                 self.apply(position, &fields);
             }
+            if acknowledge {
+                self.report().await;
+            }
+        }
+    }
+
+    /// Tells the others how far this node is. A failure is noticed by what comes next.
+    async fn report(&mut self) {
+        let clock = self.shared.clock.load(Ordering::Relaxed);
+        let last = self.last.unwrap_or_default();
+        if let Err(error) = self.roster.report(last, clock).await {
+            tracing::debug!(%error, "the roster of nodes");
         }
     }
 
@@ -284,7 +385,6 @@ impl Follow {
             None => self.log.apply(position, Purge::All, false),
         }
         self.last = Some(position);
-        self.shared.applied.send_replace(position);
     }
 
     async fn read_clock(&self, connection: &mut Exclusive) -> Result<(), PoolError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a duration: seconds as a number, or text such as `250ms`, `1.5s`, `1m`, `2h`, `1d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let (number, unit) = split(text);
     let factor = match unit {

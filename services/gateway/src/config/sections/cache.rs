@@ -60,12 +60,22 @@ pub(super) fn read(
         ),
         stale_if_error: section.duration("stale_if_error", defaults.stale_if_error, Duration::ZERO),
         hit_for_miss: section.duration("hit_for_miss", defaults.hit_for_miss, Duration::ZERO),
+        node: section.text("node").unwrap_or_else(host_name),
         cache_patterns: patterns(section.section("patterns"), defaults.cache_patterns),
         identity_secret: identity_secret(secret.as_deref(), auth, redis),
         ..defaults
     };
     section.finish();
     config
+}
+
+/// The machine's name, which in Kubernetes is the pod's.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "node".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 /// The built-in patterns, with what is configured over and beside them.

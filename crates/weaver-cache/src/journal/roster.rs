@@ -1,0 +1,157 @@
+//! Which nodes there are, and how far each has applied the journal.
+//!
+//! A hash beside the journal, with a field for each node: its last position and when it said so, by
+//! the clock that all share. A node reports every second, and at once where a purge asks for it.
+//! Fields of nodes that are gone are removed after a minute, by whoever reads them.
+
+use super::Position;
+use crate::identity::random;
+use fred::{interfaces::HashesInterface, types::Value};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use weaver_pool::{PoolError, RedisPool, Script};
+
+/// Between two reports.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A node that has said nothing for this long does not live.
+const LIVE: Duration = Duration::from_secs(5);
+/// A node that has said nothing for this long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+const REPORT: &str = "\
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])";
+
+/// A node that shares the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, unique to the process.
+    pub name: String,
+    /// How far it has applied the journal.
+    pub position: Position,
+    /// How long ago it said so.
+    pub seen: Duration,
+}
+
+impl Node {
+    /// Whether it has said something lately: in the last five seconds.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.seen < LIVE
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Roster {
+    pool: RedisPool,
+    key: String,
+    own: String,
+    script: Script,
+    reported: Option<Instant>,
+}
+
+impl Roster {
+    /// `name` gets an ending of its own.
+    pub(crate) fn new(pool: RedisPool, journal: &str, name: &str) -> Self {
+        let mut own = format!("{name}.");
+        for byte in random::<4>() {
+            let _ = write!(own, "{byte:02x}");
+        }
+        Self {
+            pool,
+            key: format!("{journal}:nodes"),
+            own,
+            script: Script::new(REPORT),
+            reported: None,
+        }
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.reported.is_none_or(|at| at.elapsed() >= INTERVAL)
+    }
+
+    pub(crate) async fn report(&mut self, at: Position, clock: i64) -> Result<(), PoolError> {
+        self.reported = Some(Instant::now());
+        let life = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
+        let arguments: Vec<Value> = vec![
+            self.own.clone().into(),
+            format!("{at} {}", now(clock)).into(),
+            life.into(),
+        ];
+        let keys = vec![self.key.clone()];
+        self.pool
+            .run_script::<i64, _, _>(&self.script, keys, arguments)
+            .await
+            .map(|_| ())
+    }
+
+    /// All nodes that were seen in the last minute, by name.
+    pub(crate) async fn read(&self, clock: i64) -> Result<Vec<Node>, PoolError> {
+        let key = self.key.clone();
+        let fields: HashMap<String, String> = self
+            .pool
+            .command("HGETALL")
+            .key(self.key.as_bytes())
+            .run(|client| async move { client.hgetall(key).await })
+            .await?;
+        let now = now(clock);
+        let (mut nodes, mut gone) = (Vec::new(), Vec::new());
+        for (name, value) in fields {
+            match node(&name, &value, now) {
+                Some(node) if node.seen < FORGOTTEN => nodes.push(node),
+                _ => gone.push(name),
+            }
+        }
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        if !gone.is_empty() {
+            let key = self.key.clone();
+            let removal = self.pool.command("HDEL").key(self.key.as_bytes());
+            // What stays is removed by the next who reads.
+            let _ = removal
+                .once(|client| async move { client.hdel::<i64, _, _>(key, gone).await })
+                .await;
+        }
+        Ok(nodes)
+    }
+}
+
+fn node(name: &str, value: &str, now: u64) -> Option<Node> {
+    let (position, at) = value.split_once(' ')?;
+    Some(Node {
+        name: name.to_owned(),
+        position: Position::parse(position)?,
+        seen: Duration::from_millis(now.saturating_sub(at.parse().ok()?)),
+    })
+}
+
+/// Milliseconds by the clock that all nodes share.
+fn now(offset: i64) -> u64 {
+    let own = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(own.as_millis())
+        .unwrap_or(u64::MAX)
+        .saturating_add_signed(offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_node_is_none() {
+        let made = node("a", "5-1 900", 1000).unwrap();
+        let position = Position {
+            time: 5,
+            sequence: 1,
+        };
+        assert_eq!((made.position, made.seen.as_millis()), (position, 100));
+        assert!(made.is_live());
+        for bad in ["", "5-1", "5 900", "5-1 x", "5-1 900 1"] {
+            assert!(node("a", bad, 1000).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `POST /purge`
+
+use super::refusal;
+use crate::{config::duration, problem::problem, state::State};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+use weaver_cache::{CacheHandle, Position, Purge, PurgeError};
+
+/// What to purge: exactly one of the first four.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeRequest {
+    url: Option<String>,
+    tags: Option<Vec<String>>,
+    prefix: Option<String>,
+    all: Option<bool>,
+    #[serde(default)]
+    soft: bool,
+}
+
+/// Tags that one request may name.
+const MAX_TAGS: usize = 1000;
+
+impl PurgeRequest {
+    fn purges(self) -> Result<Vec<Purge>, &'static str> {
+        const ONE: &str = "exactly one of url, tags, prefix and all is needed";
+        match (self.url, self.tags, self.prefix, self.all) {
+            (Some(url), None, None, None) => {
+                let (host, target) = split(&url)?;
+                Ok(vec![Purge::Url { host, target }])
+            }
+            (None, Some(tags), None, None) => {
+                if tags.is_empty() || tags.len() > MAX_TAGS {
+                    return Err("tags has 1 to 1000 items");
+                }
+                if tags
+                    .iter()
+                    .any(|tag| tag.is_empty() || tag.contains([' ', ',', '\t']))
+                {
+                    return Err("a tag is not empty, and has neither space nor comma");
+                }
+                Ok(tags.into_iter().map(Purge::Tag).collect())
+            }
+            (None, None, Some(prefix), None) => {
+                let (host, prefix) = split(&prefix)?;
+                Ok(vec![Purge::Prefix { host, prefix }])
+            }
+            (None, None, None, Some(true)) => Ok(vec![Purge::All]),
+            _ => Err(ONE),
+        }
+    }
+}
+
+/// Splits a URL into its host, if it has one, and path and query.
+fn split(url: &str) -> Result<(Option<String>, String), &'static str> {
+    if url.starts_with('/') {
+        return Ok((None, url.to_owned()));
+    }
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))
+        .ok_or("a URL begins with http://, https:// or /")?;
+    let at = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, target) = rest.split_at(at);
+    let target = if target.starts_with('/') {
+        target.to_owned()
+    } else {
+        format!("/{target}")
+    };
+    Ok((Some(host.to_ascii_lowercase()), target))
+}
+
+/// The longest that a purge waits for the nodes.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Options {
+    /// `applied`: answer once every live node has applied it.
+    wait: Option<String>,
+    /// For how long at most.
+    timeout: Option<String>,
+}
+
+impl Options {
+    /// How long to wait for the nodes; `None` is not at all.
+    fn wait(&self) -> Result<Option<Duration>, String> {
+        let timeout = match &self.timeout {
+            Some(text) => duration(text)?,
+            None => Duration::from_secs(5),
+        };
+        match self.wait.as_deref() {
+            None => Ok(None),
+            Some("applied") if timeout <= MAX_WAIT => Ok(Some(timeout)),
+            Some("applied") => Err("timeout is at most 60s".to_owned()),
+            Some(other) => Err(format!("wait={other:?} is not wait=applied")),
+        }
+    }
+}
+
+pub(super) async fn purge(
+    req: HttpRequest,
+    state: web::Data<State>,
+    options: web::Query<Options>,
+    body: web::Bytes,
+) -> HttpResponse {
+    if let Some(refused) = refusal(&req, &state) {
+        return refused;
+    }
+    let wait = match options.wait() {
+        Ok(wait) => wait,
+        Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
+    };
+    let soft;
+    let purges = match serde_json::from_slice::<PurgeRequest>(&body) {
+        Ok(request) => {
+            soft = request.soft;
+            request.purges()
+        }
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let purges = match purges {
+        Ok(purges) => purges,
+        Err(what) => return problem(StatusCode::BAD_REQUEST, what),
+    };
+    let Some(cache) = state.cache() else {
+        return problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the cache is not running yet",
+        );
+    };
+    let mut position = Position::default();
+    for purge in purges {
+        let done = if wait.is_some() {
+            cache.purge_acknowledged(purge, soft).await
+        } else {
+            cache.purge(purge, soft).await
+        };
+        match done {
+            Ok(at) => position = at,
+            Err(PurgeError::LocalOnly(error)) => {
+                tracing::error!(%error, "a purge did not reach the journal");
+                let what = "purged in this node only: the journal in Redis was not reached, \
+                            so other nodes may not hear of it; send it again";
+                return problem(StatusCode::SERVICE_UNAVAILABLE, what);
+            }
+        }
+    }
+    let mut answer = json!({ "position": position.to_string(), "soft": soft });
+    if let Some(within) = wait
+        && let Err(error) = report_nodes(&cache, position, within, &mut answer).await
+    {
+        tracing::error!(%error, "the nodes that applied a purge are not known");
+        let what = format!(
+            "the purge is in the journal at {position}; Redis was not reached again, so which \
+             nodes have applied it is not known"
+        );
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &what);
+    }
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(answer)
+}
+
+/// Waits for the nodes, and says of each how far it is.
+async fn report_nodes(
+    cache: &CacheHandle,
+    position: Position,
+    within: Duration,
+    answer: &mut Value,
+) -> Result<(), weaver_pool::PoolError> {
+    let nodes = cache.wait_until_applied(position, within).await?;
+    let missing: Vec<_> = nodes
+        .iter()
+        .filter(|node| node.position < position)
+        .map(|node| node.name.as_str())
+        .collect();
+    answer["applied"] = json!(missing.is_empty());
+    answer["missing"] = json!(missing);
+    let nodes = nodes.iter().map(|node| {
+        json!({
+            "name": node.name,
+            "position": node.position.to_string(),
+            "applied": node.position >= position,
+            "live": node.is_live(),
+            "seen_seconds_ago": node.seen.as_secs_f64(),
+        })
+    });
+    answer["nodes"] = nodes.collect();
+    Ok(())
+}

@@ -12,6 +12,7 @@ mod operations;
 mod proxy;
 mod purge;
 mod redis;
+mod rules;
 mod search;
 mod truncation;
 

@@ -9,6 +9,8 @@ pub enum Bypass {
     Off,
     /// The method is not one that is answered from the cache (RFC 9111 §3).
     Method,
+    /// The rule sends requests like this past the cache.
+    Rule,
     /// The request carries a precondition that only the origin can judge (RFC 9110 §13.1).
     Precondition,
     /// The request asks to switch protocols, or carries a body.
@@ -50,6 +52,7 @@ impl Bypass {
         match self {
             Self::Off => "off",
             Self::Method => "method",
+            Self::Rule => "rule",
             Self::Precondition => "precondition",
             Self::NotPlain => "not-plain",
             Self::RequestNoStore => "request-no-store",

@@ -32,6 +32,9 @@ pub struct Policy {
     /// `stale-if-error` of a response that says none, in seconds (RFC 9111 §4.2.4 lets a cache
     /// that cannot reach the origin serve stale).
     pub stale_if_error: u64,
+    /// Seconds of freshness by status, for responses that say none: negative caching. Not for
+    /// patterns, which keep 2xx alone.
+    pub by_status: Vec<(u16, u64)>,
 }
 
 impl Policy {
@@ -47,6 +50,7 @@ impl Policy {
             heuristic_max: 86_400,
             stale_while_revalidate: 0,
             stale_if_error: 86_400,
+            by_status: Vec::new(),
         }
     }
 

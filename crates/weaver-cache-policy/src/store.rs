@@ -66,7 +66,17 @@ pub fn assess<Q: Headers + ?Sized, A: Headers + ?Sized>(
     let validator = headers.has("etag") || last_modified.is_some();
     let explicit = explicit_lifetime(&says, answered, date);
 
+    let by_status = policy
+        .by_status
+        .iter()
+        .find(|(status, _)| *status == answered.status);
+    if by_status.is_some() && explicit.is_none() && headers.has("set-cookie") {
+        return Err(Bypass::SetCookie);
+    }
     let (fresh_for, heuristic) = match (policy.mode, explicit) {
+        (Mode::Standard, None) if let Some((_, ttl)) = by_status => {
+            (ttl.saturating_mul(1000), false)
+        }
         (
             Mode::Pattern {
                 ttl,

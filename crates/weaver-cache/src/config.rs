@@ -54,6 +54,9 @@ pub struct CacheConfig {
     /// How long a stale response may be served while the origin fails, where the response does not
     /// say (RFC 5861 §4). Not for patterns.
     pub stale_if_error: Duration,
+    /// How eagerly fresh responses are refreshed before they are stale: the beta of XFetch; see
+    /// [`Rule::early_refresh`].
+    pub early_refresh: f32,
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
     /// that are to share per-user entries need the same; `None` makes one up.
     pub identity_secret: Option<[u8; 32]>,
@@ -78,6 +81,8 @@ pub struct CachePattern {
     pub vary_on: Option<Vec<HeaderName>>,
     /// What of the query joins the key, in place of [`CacheConfig::include_query_params`].
     pub query: Option<QueryRule>,
+    /// Whether the order of the query's parameters makes no difference.
+    pub sort_query: bool,
 }
 
 impl CachePattern {
@@ -91,6 +96,7 @@ impl CachePattern {
             per_user: false,
             vary_on: None,
             query: None,
+            sort_query: false,
         }
     }
 }
@@ -124,6 +130,7 @@ impl Default for CacheConfig {
             targeted_fields: vec!["cdn-cache-control".to_owned()],
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::from_secs(86_400),
+            early_refresh: 1.0,
             identity_secret: None,
             node: "node".to_owned(),
             name: "weaver".to_owned(),
@@ -164,7 +171,7 @@ impl CacheConfig {
             .iter()
             .map(|entry| {
                 let policy = self.pattern_policy(entry.ttl, entry.overrides);
-                let rule = Rule::new(entry.path.as_str(), policy)
+                let mut rule = Rule::new(entry.path.as_str(), policy)
                     .per_user(entry.per_user)
                     .vary_on(
                         entry
@@ -173,6 +180,8 @@ impl CacheConfig {
                             .unwrap_or_else(|| self.include_headers.clone()),
                     )
                     .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
+                rule.sort_query = entry.sort_query;
+                rule.early_refresh = self.early_refresh;
                 (entry.path.clone(), Arc::new(rule))
             })
             .collect()

@@ -1,6 +1,7 @@
 //! One request's way through the cache.
 
 mod answer;
+mod early;
 mod origin;
 
 use crate::{
@@ -82,6 +83,8 @@ struct Exchange<S> {
     key: key::KeyBytes,
     partitioned: bool,
     principal: bool,
+    /// Whether what is stored is refreshed although it is fresh.
+    early: bool,
 }
 
 /// What became of a request at once.
@@ -110,8 +113,9 @@ where
             answer.await.map(ServiceResponse::map_into_left_body)
         }));
     };
+    let shared = shared.with_tiers(rule.tiers);
     let traits = Traits::of(req.headers());
-    if let Some(way) = past(shared, req.method(), traits) {
+    if let Some(way) = past(shared, &rule, &req, traits) {
         let (shared, service) = (Arc::clone(shared), Rc::clone(service));
         return Begun::Later(Box::pin(async move {
             count(&shared, &rule, Tier::None, Outcome::Bypass);
@@ -142,7 +146,10 @@ where
         && let Some(entry) = &found.entry
     {
         let outcome = match exchange.decide(found, now) {
-            Decision::Fresh => Some(Outcome::Hit),
+            Decision::Fresh => {
+                exchange.early = early::is_due(&exchange.rule, entry, now);
+                (!exchange.early).then_some(Outcome::Hit)
+            }
             Decision::Stale => Some(Outcome::Stale),
             _ => None,
         };
@@ -159,13 +166,16 @@ enum Past {
     Bypass(Bypass, Forward),
 }
 
-fn past(shared: &Shared, method: &Method, traits: Traits) -> Option<Past> {
+fn past(shared: &Shared, rule: &Rule, req: &ServiceRequest, traits: Traits) -> Option<Past> {
+    let method = req.method();
     if invalidation::is_unsafe(method.as_str()) {
         Some(Past::Unsafe)
     } else if !shared.config.cache_methods.contains(method)
         || !matches!(*method, Method::GET | Method::HEAD)
     {
         Some(Past::Bypass(Bypass::Method, Forward::Method))
+    } else if rule.bypasses(req.headers()) {
+        Some(Past::Bypass(Bypass::Rule, Forward::Bypass))
     } else if traits.upgrade || traits.body {
         Some(Past::Bypass(Bypass::NotPlain, Forward::Bypass))
     } else if traits.for_origin {
@@ -225,6 +235,7 @@ impl<S> Exchange<S> {
             shared: Arc::clone(shared),
             service: Rc::clone(service),
             principal,
+            early: false,
             started,
             rule,
             traits,
@@ -253,6 +264,10 @@ impl<S> Exchange<S> {
         let now = self.shared.now();
         if let Some(entry) = &found.entry {
             match self.decide(&found, now) {
+                Decision::Fresh if self.early => {
+                    let entry = Arc::clone(entry);
+                    return Ok(self.answer_and_refresh(req, entry, found, Outcome::Hit));
+                }
                 Decision::Fresh => {
                     return Ok(self.answer(req, entry, Tier::Memory, Outcome::Hit, now));
                 }
@@ -261,7 +276,7 @@ impl<S> Exchange<S> {
                 }
                 Decision::StaleWhileRevalidate => {
                     let entry = Arc::clone(entry);
-                    return Ok(self.answer_and_refresh(req, entry, found));
+                    return Ok(self.answer_and_refresh(req, entry, found, Outcome::Stale));
                 }
                 Decision::Revalidate => {}
             }
@@ -304,7 +319,7 @@ impl<S> Exchange<S> {
             return self.lead(req, Lead::solo(), found).await;
         }
         let insists = found.entry.is_some() && self.wishes.no_cache;
-        if self.shared.is_marked(&self.exact).await {
+        if !self.rule.collapse || self.shared.is_marked(&self.exact).await {
             return self.lead(req, Lead::solo(), found).await;
         }
         let flight_key = self
@@ -371,12 +386,14 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// RFC 5861 §3: the client gets what is stored, and the request goes on to refresh it.
+    /// The client gets what is stored, and the request goes on to refresh it: stale (RFC 5861 §3), or
+    /// soon to be.
     fn answer_and_refresh<B>(
         self,
         req: ServiceRequest,
         entry: Arc<Entry>,
         found: Found,
+        outcome: Outcome,
     ) -> Response<B>
     where
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
@@ -388,12 +405,12 @@ impl<S> Exchange<S> {
             .flight_key(&self.exact, found.index.as_ref(), req.headers());
         let lead = match self.shared.flights.join(&flight_key) {
             Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
-            _ => return self.answer(req, &entry, Tier::Memory, Outcome::Stale, now),
+            _ => return self.answer(req, &entry, Tier::Memory, outcome, now),
         };
         let client = fill::stand_in(&req);
         let served = Served {
             tier: Tier::Memory,
-            outcome: Outcome::Stale,
+            outcome,
             now,
             member: Member::default(),
         };
@@ -422,6 +439,7 @@ impl<S> Exchange<S> {
             softly_purged: found.softly_purged,
             index: found.index,
             ranged: self.traits.range,
+            early: self.early,
         }
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Fill {
     pub(crate) index: Option<Arc<Index>>,
     /// Whether the client asked for a range, which goes to the origin as it is.
     pub(crate) ranged: bool,
+    /// Whether what is stored is fresh, and to be refreshed all the same.
+    pub(crate) early: bool,
 }
 
 /// When a fetch was sent and its head received.
@@ -279,11 +281,13 @@ impl Fill {
         } else {
             reuse::decide(&entry.head.lifetime, &self.wishes, self.shared.now())
         };
-        if decision != Decision::Revalidate {
-            return Some((entry, decision));
-        }
         let newer =
             |known: &Arc<Entry>| known.head.lifetime.received_at >= entry.head.lifetime.received_at;
+        // What is refreshed early is not refreshed by itself.
+        let same = self.early && self.stored.as_ref().is_some_and(newer);
+        if decision != Decision::Revalidate && !same {
+            return Some((entry, decision));
+        }
         if !self.stored.as_ref().is_some_and(newer) {
             self.stored = Some(entry);
             self.forward = Forward::Stale;

@@ -98,7 +98,7 @@ impl CacheHandle {
         position: Position,
         within: Duration,
     ) -> Result<Vec<Node>, PoolError> {
-        let Some(redis) = &self.shared.redis else {
+        let Some(redis) = &self.shared.journal else {
             return Ok(Vec::new());
         };
         let until = Instant::now() + within;

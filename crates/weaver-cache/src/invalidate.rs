@@ -31,10 +31,10 @@ pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
 pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
     for purge in purges {
         shared.log.apply_local(purge.clone(), false);
-        if shared.redis.is_some() {
+        if shared.journal.is_some() {
             let shared = Arc::clone(shared);
             actix_rt::spawn(async move {
-                if let Some(redis) = &shared.redis
+                if let Some(redis) = &shared.journal
                     && redis.follower().append(&purge, false, false).await.is_err()
                 {
                     shared.metrics.error();

@@ -247,8 +247,8 @@ impl Marks {
             return true;
         };
         let (host, path, query) = (url.host, url.path, url.query);
-        let canonical = url.is_canonical();
-        if canonical
+        let many = url.stands_for_many();
+        if many
             && (self.paths.after(&name(Some(host), path), position)
                 || self.paths.after(&name(None, path), position))
         {
@@ -273,7 +273,7 @@ impl Marks {
             .any(|(_, (purged, prefix))| {
                 let of_host = purged.as_deref().is_none_or(|purged| purged == host);
                 let prefix = match prefix.split_once('?') {
-                    Some((prefix, _)) if canonical => return of_host && prefix == path,
+                    Some((prefix, _)) if many => return of_host && prefix == path,
                     _ => prefix,
                 };
                 let whole = query.map(|query| format!("{path}?{query}"));

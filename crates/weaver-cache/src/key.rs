@@ -17,6 +17,9 @@ const QUERY_SEARCH: u8 = 2;
 /// The query in a canonical form, which stands for all that are equivalent (RFC 9875).
 const QUERY_CANONICAL: u8 = 3;
 
+/// A part of the query, or the query in another order, as the rule says.
+const QUERY_PARTLY: u8 = 4;
+
 pub(crate) type KeyBytes = SmallVec<[u8; 192]>;
 
 /// What a request's key was made of, as far as decisions need it.
@@ -45,17 +48,16 @@ pub(crate) fn build(
     key.make_ascii_lowercase();
     put(&mut key, target.path.as_bytes());
     match &rule.query {
-        QueryRule::Keep => {
+        QueryRule::Keep if !rule.sort_query => {
             key.push(QUERY_KEPT);
             // "/x" and "/x?" are different URLs to an origin.
             key.push(u8::from(target.query.is_some()));
             put(&mut key, target.query.unwrap_or("").as_bytes());
         }
         QueryRule::Ignore => key.push(QUERY_IGNORED),
-        rule @ (QueryRule::Only(_) | QueryRule::Except(_)) => {
-            key.push(QUERY_KEPT);
-            let kept = kept(target.query.unwrap_or(""), rule);
-            key.push(u8::from(!kept.is_empty()));
+        partly => {
+            key.push(QUERY_PARTLY);
+            let kept = kept(target.query.unwrap_or(""), partly, rule.sort_query);
             put(&mut key, kept.as_bytes());
         }
     }
@@ -98,16 +100,23 @@ fn part(key: &mut KeyBytes, tag: u8, hash: Option<[u8; 32]>) {
     }
 }
 
-fn kept(query: &str, rule: &QueryRule) -> String {
-    let keeps = |parameter: &&str| {
-        let name = parameter.split('=').next().unwrap_or("");
-        match rule {
-            QueryRule::Only(names) => names.iter().any(|wanted| wanted == name),
-            QueryRule::Except(names) => !names.iter().any(|dropped| dropped == name),
+fn kept(query: &str, rule: &QueryRule, sort: bool) -> String {
+    fn name<'a>(parameter: &&'a str) -> &'a str {
+        parameter.split('=').next().unwrap_or("")
+    }
+    let mut kept: Vec<&str> = query
+        .split('&')
+        .filter(|parameter| match rule {
+            QueryRule::Only(names) => names.iter().any(|wanted| wanted == name(parameter)),
+            QueryRule::Except(names) => !names.iter().any(|dropped| dropped == name(parameter)),
             _ => true,
-        }
-    };
-    query.split('&').filter(keeps).collect::<Vec<_>>().join("&")
+        })
+        .collect();
+    if sort {
+        // Stable: what a repeated parameter means may depend on the order of its values.
+        kept.sort_by_key(name);
+    }
+    kept.join("&")
 }
 
 /// The key of one variant: the key of its URL, the index's nonce and the variant's hash.
@@ -131,9 +140,9 @@ pub(crate) struct Parsed<'a> {
 }
 
 impl Parsed<'_> {
-    /// Whether the key stands for all URLs that are equivalent to its own.
-    pub(crate) fn is_canonical(&self) -> bool {
-        self.kind == QUERY_CANONICAL
+    /// Whether the key stands for more URLs than one, which differ in their queries.
+    pub(crate) fn stands_for_many(&self) -> bool {
+        self.kind != QUERY_KEPT
     }
 }
 
@@ -157,7 +166,7 @@ pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
             rest = rest.get(1..)?;
             Some(take(&mut rest)?)
         }
-        QUERY_CANONICAL => Some(take(&mut rest)?),
+        QUERY_CANONICAL | QUERY_PARTLY => Some(take(&mut rest)?),
         _ => None,
     };
     Some(Parsed {
@@ -226,8 +235,8 @@ mod tests {
         parse(key).map(|url| (url.host, url.path, url.query))
     }
 
-    fn is_canonical(key: &[u8]) -> bool {
-        parse(key).is_some_and(|url| url.is_canonical())
+    fn stands_for_many(key: &[u8]) -> bool {
+        parse(key).is_some_and(|url| url.stands_for_many())
     }
 
     fn rule() -> Rule {
@@ -258,7 +267,7 @@ mod tests {
         assert_ne!(canonical(Some("x"), "a"), canonical(Some("x"), "b"));
         assert_ne!(canonical(Some("x"), "a"), made(Some("q=1"), "a"));
         assert_eq!(url(&canonical(None, "a")), Some(("h", "/p", Some("q=1"))));
-        assert!(is_canonical(&canonical(None, "a")) && !is_canonical(&made(None, "a")));
+        assert!(stands_for_many(&canonical(None, "a")) && !stands_for_many(&made(None, "a")));
         assert_eq!(
             of_search(&made(None, "a")),
             of_search(&made(Some("x"), "a"))
@@ -271,6 +280,13 @@ mod tests {
         let rule = |query| rule().query(query);
         let made =
             |query: &str, by: QueryRule| key("h", "/", Some(query), &rule(by), &HeaderMap::new());
+        let sorted = |query: &str| {
+            let mut rule = rule(QueryRule::Keep);
+            rule.sort_query = true;
+            key("h", "/", Some(query), &rule, &HeaderMap::new())
+        };
+        assert_eq!(sorted("b=1&a=2&a=1"), sorted("a=2&a=1&b=1"));
+        assert_ne!(sorted("a=1&a=2"), sorted("a=2&a=1"));
         let only = QueryRule::Only(vec!["a".into()]);
         assert_eq!(made("a=1&b=2", only.clone()), made("a=1&b=3", only.clone()));
         assert_ne!(made("a=1", only.clone()), made("a=2", only));
@@ -315,7 +331,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             let _ = url(&bytes);
-            let _ = (is_canonical(&bytes), of_search(&bytes), with_canonical(&bytes, "q"));
+            let _ = (stands_for_many(&bytes), of_search(&bytes), with_canonical(&bytes, "q"));
         }
     }
 }

@@ -82,7 +82,7 @@ pub use inspect::{Standing, Stored};
 pub use journal::{Position, Purge, roster::Node};
 pub use middleware::{CacheFuture, ResponseCache, ResponseCacheService};
 pub use respond::CacheBody;
-pub use rule::{Pattern, QueryRule, Rule};
+pub use rule::{Pattern, QueryRule, Rule, Tiers};
 pub use weaver_cache_policy as policy;
 
 /// Marks a response that a handler made because it could not reach the origin: put it into the

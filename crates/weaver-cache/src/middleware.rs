@@ -7,7 +7,7 @@ use crate::{
     memory::Memory,
     redis::RedisTier,
     respond::CacheBody,
-    shared::{Rules, Shared},
+    shared::{Narrow, Rules, Shared},
 };
 use actix_http::body::{EitherBody, MessageBody};
 use actix_service::{Service, Transform, forward_ready};
@@ -57,7 +57,7 @@ impl ResponseCache {
         store: CacheStore,
         rules: impl Fn(&ServiceRequest) -> Option<Arc<Rule>> + Send + Sync + 'static,
     ) -> Self {
-        let rules: Box<Rules> = Box::new(rules);
+        let rules: Arc<Rules> = Arc::new(rules);
         let log = Arc::new(PurgeLog::new());
         let memory = (config.memory > 0).then(|| Memory::new(config.memory));
         let redis = store.pool.map(|pool| {
@@ -74,7 +74,7 @@ impl ResponseCache {
                 },
             )
         });
-        let shared = Shared {
+        let mut shared = Shared {
             secret: Secret::new(config.identity_secret),
             flights: Flights::new(),
             markers: Shared::markers(&config),
@@ -82,10 +82,21 @@ impl ResponseCache {
             metrics: store.metrics,
             rules,
             memory,
+            journal: redis.clone(),
             redis,
+            narrow: None,
             log,
             config,
         };
+        // A tier that is not there is not missed: what is left is used.
+        let memory = shared.memory.clone().map(|memory| (Some(memory), None));
+        let redis = shared.redis.clone().map(|redis| (None, Some(redis)));
+        if let (Some(memory), Some(redis)) = (memory, redis) {
+            shared.narrow = Some(Narrow {
+                memory: shared.narrowed(memory.0, memory.1),
+                redis: shared.narrowed(redis.0, redis.1),
+            });
+        }
         Self {
             shared: Arc::new(shared),
         }

@@ -1,4 +1,4 @@
-use actix_web::http::header::{AUTHORIZATION, HeaderName};
+use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
 use std::sync::{Arc, OnceLock};
 use weaver_cache_policy::Policy;
 use weaver_metrics::{CacheMetrics, RouteCacheMetrics};
@@ -31,7 +31,33 @@ pub struct Rule {
     pub vary_on: Vec<HeaderName>,
     /// What of the query joins the key.
     pub query: QueryRule,
+    /// Whether the parameters of the query join the key in the order of their names, so that their
+    /// order makes no difference; those of the same name keep theirs.
+    pub sort_query: bool,
+    /// Where its responses are stored.
+    pub tiers: Tiers,
+    /// Whether requests for the same key wait for one fetch.
+    pub collapse: bool,
+    /// How eagerly a response is refreshed before its freshness ends: the beta of XFetch (Vattani,
+    /// Chierichetti, Lowenstein 2015). 0 is never, 1 is what the paper recommends.
+    pub early_refresh: f32,
+    /// Request headers whose presence sends a request past the cache.
+    pub bypass_headers: Vec<HeaderName>,
+    /// Cookies whose presence does.
+    pub bypass_cookies: Vec<String>,
     counters: OnceLock<RouteCacheMetrics>,
+}
+
+/// Where responses are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiers {
+    /// In this node's memory, and in Redis for all nodes.
+    #[default]
+    Both,
+    /// In this node's memory alone.
+    Memory,
+    /// In Redis alone.
+    Redis,
 }
 
 impl Rule {
@@ -43,6 +69,12 @@ impl Rule {
             per_user: false,
             vary_on: Vec::new(),
             query: QueryRule::Keep,
+            sort_query: false,
+            tiers: Tiers::Both,
+            collapse: true,
+            early_refresh: 1.0,
+            bypass_headers: Vec::new(),
+            bypass_cookies: Vec::new(),
             counters: OnceLock::new(),
         }
     }
@@ -66,6 +98,23 @@ impl Rule {
     pub fn query(mut self, query: QueryRule) -> Self {
         self.query = query;
         self
+    }
+
+    /// Whether the request is one that the rule sends past the cache.
+    pub(crate) fn bypasses(&self, headers: &HeaderMap) -> bool {
+        let has_cookie = |wanted: &String| {
+            let lines = headers
+                .get_all(COOKIE)
+                .filter_map(|line| line.to_str().ok());
+            let mut names = lines
+                .flat_map(|line| line.split(';'))
+                .map(|pair| pair.split('=').next().unwrap_or("").trim());
+            names.any(|name| name == wanted)
+        };
+        self.bypass_headers
+            .iter()
+            .any(|name| headers.contains_key(name))
+            || self.bypass_cookies.iter().any(has_cookie)
     }
 
     pub(crate) fn credentials_in_key(&self) -> bool {

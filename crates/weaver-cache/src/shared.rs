@@ -1,7 +1,7 @@
 //! What all workers of a process share: the tiers, the journal, the flights, the counters.
 
 use crate::{
-    CacheConfig, Position, Purge, Rule,
+    CacheConfig, Position, Purge, Rule, Tiers,
     entry::{Entry, Index, MapFields, Record},
     flight::{Budget, Flights},
     identity::{Secret, random},
@@ -31,15 +31,25 @@ const INDEX_LIFE: u64 = 86_400_000;
 
 pub(crate) struct Shared {
     pub(crate) config: CacheConfig,
-    pub(crate) rules: Box<Rules>,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) secret: Secret,
     pub(crate) memory: Option<Memory>,
     pub(crate) redis: Option<RedisTier>,
+    /// What follows the purges: the same as `redis`, which rules for memory alone do without.
+    pub(crate) journal: Option<RedisTier>,
+    /// The same with one tier, for rules that use no more.
+    pub(crate) narrow: Option<Narrow>,
     pub(crate) log: Arc<PurgeLog>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) markers: Moka<Arc<[u8]>, ()>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) metrics: CacheMetrics,
+}
+
+/// A cache with one of its tiers.
+pub(crate) struct Narrow {
+    pub(crate) memory: Arc<Shared>,
+    pub(crate) redis: Arc<Shared>,
 }
 
 /// What a tier has for a request.
@@ -67,6 +77,33 @@ impl Shared {
             .build()
     }
 
+    /// The same, with the tiers of a rule.
+    pub(crate) fn with_tiers(self: &Arc<Self>, tiers: Tiers) -> &Arc<Self> {
+        match (tiers, &self.narrow) {
+            (Tiers::Both, _) | (_, None) => self,
+            (Tiers::Memory, Some(narrow)) => &narrow.memory,
+            (Tiers::Redis, Some(narrow)) => &narrow.redis,
+        }
+    }
+
+    /// This with other tiers.
+    pub(crate) fn narrowed(&self, memory: Option<Memory>, redis: Option<RedisTier>) -> Arc<Self> {
+        Arc::new(Self {
+            config: self.config.clone(),
+            rules: Arc::clone(&self.rules),
+            secret: self.secret.clone(),
+            memory,
+            redis,
+            journal: self.journal.clone(),
+            narrow: None,
+            log: Arc::clone(&self.log),
+            flights: Arc::clone(&self.flights),
+            markers: self.markers.clone(),
+            budget: Arc::clone(&self.budget),
+            metrics: self.metrics.clone(),
+        })
+    }
+
     /// The clock that all nodes share: this one's, set right by the Redis server's.
     pub(crate) fn now(&self) -> Millis {
         let own = SystemTime::now()
@@ -75,7 +112,7 @@ impl Shared {
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
             });
         let offset = self
-            .redis
+            .journal
             .as_ref()
             .map_or(0, |redis| redis.follower().clock_offset());
         Millis(own.saturating_add_signed(offset))
@@ -84,12 +121,12 @@ impl Shared {
     /// Whether this node may have missed purges, having been frozen perhaps: what it has is not to be
     /// served before [`Self::settle`].
     pub(crate) fn is_in_doubt(&self, now: Instant) -> bool {
-        let redis = self.redis.as_ref();
-        redis.is_some_and(|redis| redis.follower().is_in_doubt(now))
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|redis| redis.follower().is_in_doubt(now))
     }
 
     pub(crate) async fn settle(&self) {
-        if let Some(redis) = &self.redis {
+        if let Some(redis) = &self.journal {
             redis.follower().settle(self.config.redis_deadline).await;
         }
     }
@@ -296,7 +333,7 @@ impl Shared {
         acknowledged: bool,
     ) -> Result<Position, PoolError> {
         let local = self.log.apply_local(purge.clone(), soft);
-        let Some(redis) = &self.redis else {
+        let Some(redis) = &self.journal else {
             return Ok(local);
         };
         let position = redis.follower().append(&purge, soft, acknowledged).await?;

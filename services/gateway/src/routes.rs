@@ -137,6 +137,7 @@ fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
             policy.stale_while_revalidate,
         ),
         stale_if_error: seconds(route.stale_if_error, policy.stale_if_error),
+        by_status: route.negative_ttl.clone(),
         ..policy
     };
     // A route by the RFCs protects what is authenticated by their rule (RFC 9111 §3.5); one with a
@@ -145,12 +146,17 @@ fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
         RouteCache::Pattern { .. } => vec![actix_web::http::header::AUTHORIZATION],
         _ => Vec::new(),
     });
-    Some(Arc::new(
-        Rule::new(route.name.as_str(), policy)
-            .per_user(route.per_user)
-            .vary_on(vary_on)
-            .query(route.query.clone().unwrap_or_default()),
-    ))
+    let mut rule = Rule::new(route.name.as_str(), policy)
+        .per_user(route.per_user)
+        .vary_on(vary_on)
+        .query(route.query.clone().unwrap_or_default());
+    rule.sort_query = route.sort_query;
+    rule.tiers = route.tiers;
+    rule.collapse = route.collapse;
+    rule.early_refresh = route.early_refresh.unwrap_or(cache.early_refresh);
+    rule.bypass_headers.clone_from(&route.bypass_headers);
+    rule.bypass_cookies.clone_from(&route.bypass_cookies);
+    Some(Arc::new(rule))
 }
 
 #[cfg(test)]

@@ -299,6 +299,7 @@ struct Keying {
     per_user: bool,
     vary_on: Option<Vec<HeaderName>>,
     query: Option<QueryRule>,
+    sort_query: bool,
 }
 
 fn keying(section: &mut Section<'_>, per_user: bool) -> Keying {
@@ -318,6 +319,7 @@ fn keying(section: &mut Section<'_>, per_user: bool) -> Keying {
     }
     Keying {
         per_user: section.flag("per_user", per_user),
+        sort_query: section.flag("sort_query", false),
         vary_on: section.parsed_list("vary_on", header),
         query: match (ignore, only, except) {
             (Some(true), ..) => Some(QueryRule::Ignore),

@@ -60,6 +60,7 @@ pub(super) fn read(
         ),
         stale_if_error: section.duration("stale_if_error", defaults.stale_if_error, Duration::ZERO),
         hit_for_miss: section.duration("hit_for_miss", defaults.hit_for_miss, Duration::ZERO),
+        early_refresh: section.number("early_refresh", defaults.early_refresh, 0.0..=10.0),
         node: section.text("node").unwrap_or_else(host_name),
         cache_patterns: patterns(section.section("patterns"), defaults.cache_patterns),
         identity_secret: identity_secret(secret.as_deref(), auth, redis),
@@ -102,8 +103,10 @@ fn patterns(mut section: Section<'_>, built_in: Vec<CachePattern>) -> Vec<CacheP
                 per_user,
                 vary_on,
                 query,
+                sort_query,
             } = keying(&mut own, made.per_user);
             (made.per_user, made.vary_on, made.query) = (per_user, vary_on, query);
+            made.sort_query = sort_query;
             own.finish();
         } else {
             let ttl = section.parsed(&key, values::duration);

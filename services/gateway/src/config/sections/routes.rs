@@ -4,7 +4,7 @@ use super::{Keying, Section, keying};
 use crate::config::values;
 use actix_web::http::header::HeaderName;
 use std::{collections::BTreeSet, time::Duration};
-use weaver_cache::QueryRule;
+use weaver_cache::{QueryRule, Tiers};
 
 /// `[[routes]]`
 #[derive(Clone, Debug)]
@@ -23,6 +23,20 @@ pub struct RouteConfig {
     pub vary_on: Option<Vec<HeaderName>>,
     /// What of the query joins the key.
     pub query: Option<QueryRule>,
+    /// Whether the order of the query's parameters makes no difference.
+    pub sort_query: bool,
+    /// Where its responses are stored.
+    pub tiers: Tiers,
+    /// Whether requests for the same key wait for one fetch.
+    pub collapse: bool,
+    /// In place of the cache's.
+    pub early_refresh: Option<f32>,
+    /// Request headers whose presence sends a request past the cache.
+    pub bypass_headers: Vec<HeaderName>,
+    /// Cookies whose presence does.
+    pub bypass_cookies: Vec<String>,
+    /// Seconds of freshness of errors that say none, by status.
+    pub negative_ttl: Vec<(u16, u64)>,
     /// Whether a request's Cache-Control may force a fetch.
     pub client_may_force: bool,
     /// `stale-while-revalidate` of responses that say none, in place of the cache's.
@@ -124,6 +138,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         per_user,
         vary_on,
         query,
+        sort_query,
     } = keying(&mut section, false);
     let health = section
         .has("health_check")
@@ -140,6 +155,29 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         per_user,
         vary_on,
         query,
+        sort_query,
+        tiers: section.choice(
+            "tiers",
+            Tiers::Both,
+            &[
+                ("both", Tiers::Both),
+                ("memory", Tiers::Memory),
+                ("redis", Tiers::Redis),
+            ],
+        ),
+        collapse: section.flag("collapse", true),
+        early_refresh: section
+            .has("early_refresh")
+            .then(|| section.number("early_refresh", 1.0, 0.0..=10.0)),
+        bypass_headers: section
+            .parsed_list("bypass_headers", super::header)
+            .unwrap_or_default(),
+        bypass_cookies: section.list("bypass_cookies").unwrap_or_default(),
+        negative_ttl: if section.has("negative_ttl") {
+            negative_ttl(section.section("negative_ttl"))
+        } else {
+            Vec::new()
+        },
         client_may_force: section.flag("client_may_force", true),
         stale_while_revalidate: section.parsed("stale_while_revalidate", values::duration),
         stale_if_error: section.parsed("stale_if_error", values::duration),
@@ -162,6 +200,20 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
     }
     section.finish();
     path.map(|_| route)
+}
+
+/// `negative_ttl = { 404 = "10s" }`
+fn negative_ttl(mut section: Section<'_>) -> Vec<(u16, u64)> {
+    let mut times = Vec::new();
+    for (key, _) in section.remaining() {
+        let ttl = section.parsed(&key, values::duration);
+        match key.parse() {
+            Ok(status @ 400..=599) => times.extend(ttl.map(|ttl| (status, ttl.as_secs()))),
+            _ => section.fault(&key, "is not a status from 400 to 599"),
+        }
+    }
+    section.finish();
+    times
 }
 
 fn health_check(mut section: Section<'_>) -> HealthCheckConfig {

@@ -1,0 +1,191 @@
+//! What a route's own keys do.
+
+use crate::{client, eventually, field, ok};
+use anyhow::Result;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::{io::AsyncWriteExt as _, time::sleep};
+use weaver_tests::{Gateway, Origin, Redis};
+
+async fn status(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Result<String> {
+    let mut request = client().get(gateway.url(path)).header("host", "h");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await?;
+    let status = field(&answer, "cache-status").to_owned();
+    answer.bytes().await?;
+    Ok(status)
+}
+
+fn redis_section(redis: &Redis) -> String {
+    format!("[redis]\nmode = \"standalone\"\nport = {}\n", redis.port())
+}
+
+#[tokio::test]
+async fn a_route_may_use_one_tier_alone() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    for (tiers, shared, local) in [("memory", false, true), ("redis", true, false)] {
+        let route = origin.route(&format!("tiers = \"{tiers}\""));
+        let config = format!("{}{route}", redis_section(&redis));
+        let (one, two) = (
+            Gateway::start(&config).await?,
+            Gateway::start(&config).await?,
+        );
+        one.ready_for_redis().await?;
+        two.ready_for_redis().await?;
+        let path = format!("/{tiers}");
+        status(&one, &path, &[]).await?;
+        let entry = async |gateway: &Gateway| -> Result<String> {
+            let url = gateway.admin_url(&format!("/entry?url=http://h{path}"));
+            Ok(client().get(url).send().await?.text().await?)
+        };
+        if shared {
+            eventually("it is in redis", async || {
+                entry(&one).await.is_ok_and(|text| text.contains("redis"))
+            })
+            .await;
+        }
+        assert_eq!(entry(&one).await?.contains("\"redis\""), shared, "{tiers}");
+        assert_eq!(entry(&one).await?.contains("\"memory\""), local, "{tiers}");
+        assert!(status(&one, &path, &[]).await?.contains("hit"), "{tiers}");
+        assert_eq!(status(&two, &path, &[]).await?.contains("hit"), shared);
+        // Whatever the tier, a purge at one node reaches the other.
+        let purge = client().post(one.admin_url("/purge?wait=applied"));
+        let answer = purge.json(&json!({ "all": true })).send().await?;
+        assert_eq!(answer.status(), 200);
+        assert!(!status(&two, &path, &[]).await?.contains("hit"), "{tiers}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn headers_and_cookies_may_send_a_request_past_the_cache() -> Result<()> {
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let keys = "bypass_headers = [\"X-Preview\"]\nbypass_cookies = [\"session\"]";
+    let gateway = Gateway::start(&origin.route(keys)).await?;
+    status(&gateway, "/", &[]).await?;
+    for (header, passes) in [
+        (("x-preview", "1"), true),
+        (("cookie", "a=1; session=2"), true),
+        (("cookie", "a=session; sessions=2"), false),
+        (("x-other", "1"), false),
+    ] {
+        let said = status(&gateway, "/", &[header]).await?;
+        assert_eq!(said.contains("fwd=bypass"), passes, "{header:?}: {said}");
+        assert_eq!(said.contains("hit"), !passes, "{header:?}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_order_of_parameters_may_make_no_difference_and_a_purge_finds_them() -> Result<()> {
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let gateway =
+        Gateway::start(&origin.route("sort_query = true\nquery_except = [\"utm\"]")).await?;
+    let url = "/p?b=1&a=2&utm=x";
+    status(&gateway, url, &[]).await?;
+    assert!(
+        status(&gateway, "/p?utm=y&a=2&b=1", &[])
+            .await?
+            .contains("hit")
+    );
+    assert!(!status(&gateway, "/p?a=3&b=1", &[]).await?.contains("hit"));
+    // By any of the URLs that it answers for.
+    let purge = client().post(gateway.admin_url("/purge"));
+    purge.json(&json!({ "url": url })).send().await?;
+    assert!(!status(&gateway, "/p?a=2&b=1", &[]).await?.contains("hit"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_may_be_kept_for_a_while() -> Result<()> {
+    let origin = Origin::start(|head, mut stream| async move {
+        let code = head
+            .split('/')
+            .nth(1)
+            .and_then(|path| path.split(' ').next());
+        let answer = format!(
+            "HTTP/1.1 {} Sorry\r\ncontent-length: 0\r\n\r\n",
+            code.unwrap_or("404")
+        );
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let route = origin.route("negative_ttl = { 404 = \"10s\", 503 = 1 }");
+    let gateway = Gateway::start(&route).await?;
+    for (path, kept) in [("/404", true), ("/503", true), ("/500", false)] {
+        status(&gateway, path, &[]).await?;
+        let said = status(&gateway, path, &[]).await?;
+        assert_eq!(said.contains("hit"), kept, "{path}: {said}");
+    }
+    let bad = Gateway::start(&origin.route("negative_ttl = { 200 = 1 }")).await;
+    assert!(bad.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_need_not_wait_for_one_another() -> Result<()> {
+    let origin = Origin::start(|_, mut stream| async move {
+        sleep(Duration::from_millis(300)).await;
+        let answer = ok("x", "cache-control: max-age=60\r\n");
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let gateway = Gateway::start(&origin.route("collapse = false")).await?;
+    let asked: Vec<_> = (0..5).map(|_| status(&gateway, "/", &[])).collect();
+    for said in futures_util::future::join_all(asked).await {
+        assert!(!said?.contains("collapsed"));
+    }
+    assert_eq!(origin.requests(), 5);
+    Ok(())
+}
+
+/// How often clients of two nodes, who ask all the time, did not get a fresh hit, and how often the
+/// origin was asked meanwhile.
+async fn around_expiry(early_refresh: &str) -> Result<(usize, usize)> {
+    let redis = Redis::start().await?;
+    let origin = Origin::start(|_, mut stream| async move {
+        sleep(Duration::from_millis(100)).await;
+        let answer = ok("x", "cache-control: max-age=1\r\n");
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let route = origin.route(&format!("early_refresh = {early_refresh}"));
+    let config = format!("{}{route}", redis_section(&redis));
+    let nodes = [
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    ];
+    for node in &nodes {
+        node.ready_for_redis().await?;
+        status(node, "/", &[]).await?;
+    }
+    let before = origin.requests();
+    let began = Instant::now();
+    let mut waited = 0;
+    while began.elapsed() < Duration::from_secs(4) {
+        for node in &nodes {
+            if !status(node, "/", &[]).await?.contains("; hit") {
+                waited += 1;
+            }
+        }
+    }
+    Ok((waited, origin.requests() - before))
+}
+
+#[tokio::test]
+async fn early_refresh_spares_clients_the_wait_at_expiry() -> Result<()> {
+    let (plain, early) = tokio::join!(around_expiry("0"), around_expiry("1"));
+    let (plain, early) = (plain?, early?);
+    println!("waits and fetches in 4 s: plain expiry {plain:?}, early refresh {early:?}");
+    assert!(plain.0 >= 3, "{plain:?}");
+    assert!(early.0 < plain.0, "{early:?} {plain:?}");
+    // One refresh for both nodes, and not many more than expiries.
+    assert!(early.1 <= 12, "{early:?} {plain:?}");
+    Ok(())
+}

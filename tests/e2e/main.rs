@@ -15,6 +15,7 @@ mod redis;
 mod rules;
 mod search;
 mod truncation;
+mod warm;
 
 use std::time::{Duration, Instant};
 use tokio::time::sleep;

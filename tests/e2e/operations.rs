@@ -168,11 +168,8 @@ async fn a_question_goes_to_the_configured_upstream_and_is_never_kept() -> Resul
 #[tokio::test]
 async fn what_comes_later_says_so() -> Result<()> {
     let gateway = Gateway::start("").await?;
-    for (method, path) in [("POST", "/warm"), ("GET", "/dashboard")] {
-        let request = client().request(method.parse()?, gateway.admin_url(path));
-        let answer = request.send().await?;
-        assert_eq!(answer.status(), 501, "{path}");
-        assert!(answer.text().await?.contains("later version"), "{path}");
-    }
+    let answer = client().get(gateway.admin_url("/dashboard")).send().await?;
+    assert_eq!(answer.status(), 501);
+    assert!(answer.text().await?.contains("later version"));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod entry;
 mod purge;
+mod warm;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
@@ -18,10 +19,13 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/readyz", web::get().to(readyz))
         .route("/metrics", web::get().to(metrics))
         .route("/purge", web::post().to(purge::purge))
-        .route(
-            "/warm",
-            web::post().to(|req, state| later(req, state, "warm")),
+        .service(
+            web::resource("/warm")
+                .app_data(web::PayloadConfig::new(warm::MAX_BODY))
+                .route(web::post().to(warm::begin))
+                .route(web::get().to(warm::list)),
         )
+        .route("/warm/{job}", web::get().to(warm::progress))
         .route("/entry", web::get().to(entry::entry))
         .route(
             "/dashboard",
@@ -59,8 +63,15 @@ async fn metrics(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
 async fn nothing() -> HttpResponse {
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is here; see /livez, /readyz, /metrics, /purge and /entry",
+        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm and /entry",
     )
+}
+
+/// The name and the value of `Name: value`.
+fn header_line(line: &str) -> Result<(&str, &str), String> {
+    line.split_once(':')
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .ok_or_else(|| format!("{line:?} is not \"Name: value\""))
 }
 
 async fn later(req: HttpRequest, state: web::Data<State>, what: &'static str) -> HttpResponse {

@@ -3,7 +3,7 @@
 use crate::{
     config::{Config, Environment},
     demo,
-    remote::{self, Admin},
+    remote::{self, Admin, warm::Warm},
     server, telemetry,
 };
 use clap::{Parser, Subcommand};
@@ -48,11 +48,8 @@ enum Command {
     Purge(Purge),
     /// Tell what each tier has for a URL, through the admin port (GET /entry)
     Entry(Entry),
-    /// Fetch URLs into the cache ahead of their use
-    Warm {
-        /// URLs
-        urls: Vec<String>,
-    },
+    /// Fetch URLs into the cache ahead of their use, through the admin port (POST /warm)
+    Warm(Warm),
 }
 
 /// What to purge.
@@ -170,10 +167,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&answer)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Warm { .. } => Ok(later(
-            "warm",
-            "a GET for each URL fills the cache meanwhile",
-        )),
+        Command::Warm(warm) => {
+            let whole = actix_web::rt::System::new().block_on(remote::warm::run(&warm))?;
+            Ok(if whole {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
     }
 }
 
@@ -222,9 +223,4 @@ async fn send_purges(purge: Purge) -> anyhow::Result<ExitCode> {
 fn refused(faults: &crate::config::Faults) -> ExitCode {
     eprint!("weaver-gateway: {faults}");
     ExitCode::from(USAGE)
-}
-
-fn later(what: &str, instead: &str) -> ExitCode {
-    eprintln!("weaver-gateway: the command `{what}` comes in a later version; {instead}");
-    ExitCode::FAILURE
 }

@@ -41,3 +41,4 @@ mod routes;
 pub mod server;
 mod state;
 mod telemetry;
+mod warm;

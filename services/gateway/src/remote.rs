@@ -1,8 +1,10 @@
 //! Commands that talk to the admin port of a running gateway.
 
+pub(crate) mod warm;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -10,8 +12,8 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The longest answer that is read, in bytes.
-const MAX_ANSWER: usize = 4 << 20;
+/// The longest answer that is read, in bytes: what a sitemap may be.
+const MAX_ANSWER: usize = 50 << 20;
 /// Longer than the longest that a purge waits for the nodes.
 const DEADLINE: Duration = Duration::from_secs(70);
 
@@ -46,6 +48,18 @@ pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
     query.finish()
 }
 
+/// What a URL of any server has.
+async fn fetch(url: &str) -> anyhow::Result<Bytes> {
+    let request = Request::get(url)
+        .body(Full::default())
+        .with_context(|| format!("{url:?} is no URL"))?;
+    let (status, body) = exchange(request, url).await?;
+    if !status.is_success() {
+        bail!("{url} answered {status}");
+    }
+    Ok(body)
+}
+
 async fn ask(admin: &Admin, method: Method, path: &str, body: Bytes) -> anyhow::Result<Value> {
     let url = format!("{}{path}", admin.admin.trim_end_matches('/'));
     let mut request = Request::builder()
@@ -58,6 +72,20 @@ async fn ask(admin: &Admin, method: Method, path: &str, body: Bytes) -> anyhow::
     let request = request
         .body(Full::new(body))
         .with_context(|| format!("--admin {:?} is no URL", admin.admin))?;
+    let (status, body) = exchange(request, &admin.admin).await?;
+    let answer: Value = serde_json::from_slice(&body)
+        .with_context(|| format!("{} answered {status}, and not in JSON", admin.admin))?;
+    if !status.is_success() {
+        let detail = answer["detail"].as_str().unwrap_or_default();
+        bail!("{} answered {status}: {detail}", admin.admin);
+    }
+    Ok(answer)
+}
+
+async fn exchange(
+    request: Request<Full<Bytes>>,
+    server: &str,
+) -> anyhow::Result<(StatusCode, Bytes)> {
     let connector = HttpsConnectorBuilder::new()
         .with_webpki_roots()
         .https_or_http()
@@ -68,23 +96,16 @@ async fn ask(admin: &Admin, method: Method, path: &str, body: Bytes) -> anyhow::
         let response = client
             .request(request)
             .await
-            .with_context(|| format!("{} was not reached", admin.admin))?;
+            .with_context(|| format!("{server} was not reached"))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER)
             .collect()
             .await
-            .map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?
+            .map_err(|error| anyhow::anyhow!("the answer of {server} broke off: {error}"))?
             .to_bytes();
         anyhow::Ok((status, body))
     };
-    let (status, body) = timeout(DEADLINE, exchange)
+    timeout(DEADLINE, exchange)
         .await
-        .with_context(|| format!("{} did not answer in {DEADLINE:?}", admin.admin))??;
-    let answer: Value = serde_json::from_slice(&body)
-        .with_context(|| format!("{} answered {status}, and not in JSON", admin.admin))?;
-    if !status.is_success() {
-        let detail = answer["detail"].as_str().unwrap_or_default();
-        bail!("{} answered {status}: {detail}", admin.admin);
-    }
-    Ok(answer)
+        .with_context(|| format!("{server} did not answer in {DEADLINE:?}"))?
 }

@@ -13,6 +13,7 @@ use crate::{
     proxy::Clients,
     routes::Routes,
     state::{self, State},
+    warm::Warmer,
 };
 use actix_http::HttpService;
 use actix_server::{Server, ServerHandle};
@@ -70,6 +71,7 @@ impl Running {
     pub async fn stop(self) {
         self.state.draining.store(true, Ordering::Release);
         self.drain.send_replace(true);
+        self.state.warmer.stop();
         let [(public, public_task), (admin, admin_task)] = self.servers;
         public.stop(true).await;
         let _ = public_task.await;
@@ -125,6 +127,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         RedisPoolMetrics::register(&mut registry, move || state::snapshot(&pool));
     }
     let state = Arc::new(State {
+        warmer: Warmer::new(public_address),
         routes: Routes::new(&config, &http_metrics),
         auth: Authenticator::new(&config.auth)?,
         limiter: Limiter::new(&config.rate_limit),

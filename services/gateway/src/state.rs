@@ -1,6 +1,6 @@
 //! What all workers share.
 
-use crate::{auth::Authenticator, config::Config, limit::Limiter, routes::Routes};
+use crate::{auth::Authenticator, config::Config, limit::Limiter, routes::Routes, warm::Warmer};
 use parking_lot::RwLock;
 use std::{
     sync::{
@@ -26,6 +26,7 @@ pub(crate) struct State {
     pub(crate) registry: Arc<Registry>,
     pub(crate) redis: Option<RedisPool>,
     pub(crate) draining: AtomicBool,
+    pub(crate) warmer: Warmer,
 }
 
 impl State {

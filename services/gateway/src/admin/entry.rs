@@ -1,6 +1,6 @@
 //! `GET /entry?url=`: what each tier has for a URL, and what would become of it.
 
-use super::refusal;
+use super::{header_line, refusal};
 use crate::{problem::problem, state::State};
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -29,12 +29,10 @@ impl Asked {
             match &*name {
                 "url" => url = Some(value.into_owned()),
                 "header" => {
-                    let (name, value) = value
-                        .split_once(':')
-                        .ok_or_else(|| format!("header={value:?} is not \"Name: value\""))?;
-                    let name = HeaderName::try_from(name.trim())
+                    let (name, value) = header_line(&value)?;
+                    let name = HeaderName::try_from(name)
                         .map_err(|_| format!("{name:?} is no header name"))?;
-                    let value = HeaderValue::from_str(value.trim())
+                    let value = HeaderValue::from_str(value)
                         .map_err(|_| format!("the value of {name} is no header value"))?;
                     headers.append(name, value);
                 }

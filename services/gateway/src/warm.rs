@@ -1,0 +1,224 @@
+//! Warming: URLs fetched into the cache ahead of their use, through this node's own public port, as
+//! clients would: with its authentication, its limits and its rules.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Request, Uri, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+/// URLs of one job.
+pub(crate) const MAX_URLS: usize = 10_000;
+/// Jobs that run at once.
+const MAX_RUNNING: usize = 4;
+/// Jobs whose progress is remembered.
+const MAX_REMEMBERED: usize = 64;
+/// Requests of a job at once.
+const AT_ONCE: usize = 8;
+/// For one response; the route's own deadlines are shorter.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What is to be warmed.
+pub(crate) struct Order {
+    /// With their hosts.
+    pub(crate) urls: Vec<Uri>,
+    /// Requests a second.
+    pub(crate) rate: u32,
+    /// Headers of the requests.
+    pub(crate) headers: HeaderMap,
+}
+
+/// A job, and how far it is.
+#[derive(Default)]
+pub(crate) struct Job {
+    id: u64,
+    total: u64,
+    ended: AtomicBool,
+    stored: AtomicU64,
+    hits: AtomicU64,
+    unstored: AtomicU64,
+    failed: AtomicU64,
+    problem: Mutex<Option<String>>,
+}
+
+impl Job {
+    pub(crate) fn report(&self) -> Value {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (stored, hits) = (read(&self.stored), read(&self.hits));
+        let (unstored, failed) = (read(&self.unstored), read(&self.failed));
+        json!({
+            "job": self.id,
+            "total": self.total,
+            "done": stored + hits + unstored + failed,
+            "stored": stored,
+            "hits": hits,
+            "unstored": unstored,
+            "failed": failed,
+            "last_problem": *self.problem.lock(),
+            "ended": self.ended.load(Ordering::Acquire),
+        })
+    }
+
+    fn count(&self, outcome: Result<&AtomicU64, String>) {
+        let count = outcome.unwrap_or_else(|problem| {
+            *self.problem.lock() = Some(problem);
+            &self.failed
+        });
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs the jobs; it stops them when it is dropped.
+pub(crate) struct Warmer {
+    public: SocketAddr,
+    jobs: Mutex<Jobs>,
+}
+
+#[derive(Default)]
+struct Jobs {
+    known: VecDeque<Arc<Job>>,
+    last: u64,
+    tasks: JoinSet<()>,
+}
+
+impl Warmer {
+    pub(crate) fn new(mut public: SocketAddr) -> Self {
+        if public.ip().is_unspecified() {
+            public.set_ip(match public.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Self {
+            public,
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// Begins a job; `None` if too many run already.
+    pub(crate) fn begin(&self, order: Order) -> Option<Arc<Job>> {
+        let mut jobs = self.jobs.lock();
+        while jobs.tasks.try_join_next().is_some() {}
+        if jobs.tasks.len() >= MAX_RUNNING {
+            return None;
+        }
+        jobs.last += 1;
+        let job = Arc::new(Job {
+            id: jobs.last,
+            total: order.urls.len() as u64,
+            ..Job::default()
+        });
+        jobs.known.push_back(Arc::clone(&job));
+        if jobs.known.len() > MAX_REMEMBERED {
+            jobs.known.pop_front();
+        }
+        jobs.tasks.spawn(work(self.public, order, Arc::clone(&job)));
+        Some(job)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Job>> {
+        self.jobs.lock().known.iter().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Job>> {
+        let jobs = self.jobs.lock();
+        jobs.known.iter().find(|job| job.id == id).cloned()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.jobs.lock().tasks.abort_all();
+    }
+}
+
+type OwnClient = Client<HttpConnector, Empty<Bytes>>;
+
+async fn work(public: SocketAddr, order: Order, job: Arc<Job>) {
+    let client: OwnClient = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .set_host(false)
+        .build_http();
+    let mut pace = interval(Duration::from_secs(1) / order.rate.max(1));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pace = futures_util::stream::unfold(pace, |mut pace| async move {
+        pace.tick().await;
+        Some(((), pace))
+    });
+    let (client, headers, known) = (&client, &order.headers, &job);
+    futures_util::stream::iter(order.urls)
+        .zip(pace)
+        .for_each_concurrent(AT_ONCE, |(url, ())| async move {
+            let fetched = fetch(client, public, &url, headers);
+            let outcome = match timeout(DEADLINE, fetched).await {
+                Ok(Ok(Fetched::Stored)) => Ok(&known.stored),
+                Ok(Ok(Fetched::Hit)) => Ok(&known.hits),
+                Ok(Ok(Fetched::Unstored)) => Ok(&known.unstored),
+                Ok(Err(problem)) => Err(format!("{url}: {problem}")),
+                Err(_) => Err(format!("{url}: no answer in {DEADLINE:?}")),
+            };
+            known.count(outcome);
+        })
+        .await;
+    job.ended.store(true, Ordering::Release);
+}
+
+enum Fetched {
+    Stored,
+    Hit,
+    Unstored,
+}
+
+async fn fetch(
+    client: &OwnClient,
+    public: SocketAddr,
+    url: &Uri,
+    headers: &HeaderMap,
+) -> Result<Fetched, String> {
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    let host = url.authority().map_or("", |authority| authority.as_str());
+    let mut request = Request::get(format!("http://{public}{target}"))
+        .header(header::HOST, host)
+        .body(Empty::new())
+        .map_err(|error| error.to_string())?;
+    request.headers_mut().extend(headers.clone());
+    let response = client
+        .request(request)
+        .await
+        .map_err(|error| error.to_string())?;
+    let status = response.status();
+    let said = response.headers().get("cache-status");
+    let said = said
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.map_err(|error| format!("the body broke off: {error}"))?;
+    }
+    if said.contains("; hit") {
+        Ok(Fetched::Hit)
+    } else if said.contains("; stored") || said.contains("; collapsed") {
+        Ok(Fetched::Stored)
+    } else if status.is_client_error() || status.is_server_error() {
+        Err(format!("status {}", status.as_u16()))
+    } else {
+        Ok(Fetched::Unstored)
+    }
+}

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use tokio::{io::AsyncWriteExt as _, sync::Barrier, time::sleep};
-use weaver_tests::{Gateway, Origin, Redis};
+use weaver_tests::{Gateway, Origin, Redis, RedisCluster};
 
 fn config(redis: &Redis, origin: &Origin, cache: &str) -> String {
     format!(
@@ -94,6 +94,32 @@ async fn a_thousand_clients_of_three_nodes_cost_one_request() -> Result<()> {
     // The leases are gone: ended, not expired.
     let keys = redis.cli(&["--raw", "KEYS", "*lease*"])?;
     assert_eq!(keys.trim(), "");
+    Ok(())
+}
+
+/// Leases, entries, journal and roster are where a cluster wants them.
+#[tokio::test]
+async fn nodes_of_a_redis_cluster_fetch_as_one_too() -> Result<()> {
+    let cluster = RedisCluster::start().await?;
+    let (origin, _) = slow(Duration::from_millis(200), "cache-control: max-age=60\r\n").await?;
+    let config = format!("{}\n{}", cluster.section(), origin.route(""));
+    let nodes = nodes(2, &config).await?;
+    for round in 1..=20 {
+        crowd(&nodes, &format!("/{round}"), 20).await?;
+        assert_eq!(origin.requests(), round);
+    }
+    let all = serde_json::json!({ "all": true });
+    let answer = purge(&nodes[0], "?wait=applied", all).await?;
+    assert_eq!(answer["applied"], true, "{answer}");
+    assert_eq!(
+        answer["nodes"].as_array().map(Vec::len),
+        Some(2),
+        "{answer}"
+    );
+    for node in &nodes {
+        // What the first of them fetched anew, or the other's own.
+        assert_ne!(get(&node.url("/1")).await?.0, "answer 1");
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod hit;
 mod metrics_endpoint;
 #[cfg(feature = "pool-peers")]
 mod pool;
+mod purge;
 
 use anyhow::Result;
 use std::{process::ExitCode, time::Duration};
@@ -41,7 +42,8 @@ const SMOKE: Effort = Effort {
 async fn main() -> ExitCode {
     let what = std::env::args().nth(1).unwrap_or_default();
     let outcome = match what.as_str() {
-        "smoke" => guides(SMOKE).await.map(|_| true),
+        "smoke" => smoke().await,
+        "purge" => purge::run(FULL, 10, 1000).await,
         "all" => guides(FULL).await,
         "hit" => hit::run(FULL).await.map(|()| true),
         "bare" => match std::env::args().nth(2).and_then(|port| port.parse().ok()) {
@@ -60,7 +62,7 @@ async fn main() -> ExitCode {
         "pool-smoke" => pool::run(SMOKE).await.map(|()| true),
         "hit-smoke" => hit::run(SMOKE).await.map(|()| true),
         _ => {
-            eprintln!("perf smoke | all | hit | hit-smoke");
+            eprintln!("perf smoke | all | hit | hit-smoke | purge");
             return ExitCode::from(64);
         }
     };
@@ -75,6 +77,12 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn smoke() -> Result<bool> {
+    guides(SMOKE).await?;
+    purge::run(SMOKE, 2, 50).await?;
+    Ok(true)
 }
 
 async fn guides(effort: Effort) -> Result<bool> {

@@ -80,6 +80,44 @@ async fn what_one_node_stored_another_serves() -> Result<()> {
 }
 
 #[tokio::test]
+async fn large_bodies_are_compressed_in_redis_if_wished() -> Result<()> {
+    let redis = Redis::start().await?;
+    let body = "0123456789abcdef".repeat(20_000);
+    let fields = "cache-control: max-age=60\r\n";
+    let origin = Origin::constant(ok(&body, fields)).await?;
+    let cache = "[cache]\nredis_compress = \"1KiB\"";
+    let config = format!("{}\n{cache}\n{}", shared(&redis, ""), origin.route(""));
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    connected(&one).await;
+    connected(&two).await;
+    let get = async |gateway: &Gateway| -> Result<String> {
+        let asked = client().get(gateway.url("/")).header("host", "h");
+        Ok(asked.send().await?.text().await?)
+    };
+    assert_eq!(get(&one).await?, body);
+    let entry = async || -> Result<Option<String>> {
+        let keys = redis.cli(&["--raw", "KEYS", "http_cache:*"])?;
+        let named = keys
+            .lines()
+            .find(|key| key.len() == "http_cache:".len() + 64);
+        Ok(named.map(ToOwned::to_owned))
+    };
+    eventually("the entry is in redis", async || {
+        entry().await.is_ok_and(|key| key.is_some())
+    })
+    .await;
+    let key = entry().await?.unwrap_or_default();
+    let length: usize = redis.cli(&["STRLEN", &key])?.trim().parse()?;
+    assert!(length < body.len() / 10, "{length}");
+    assert_eq!(get(&two).await?, body);
+    assert_eq!(origin.requests(), 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn variants_are_shared_too() -> Result<()> {
     let redis = Redis::start().await?;
     let origin = Origin::start(|head, mut stream| async move {

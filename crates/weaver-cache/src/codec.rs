@@ -28,9 +28,11 @@ use weaver_cache_policy::{
     vary::{Names, Variant},
 };
 
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
+/// A compressed record; see [`crate::compress`].
+pub(crate) const KIND_PACKED: u8 = 3;
 
 pub(crate) fn encode(record: &Record) -> Bytes {
     let mut out = Vec::with_capacity(match record {

@@ -33,6 +33,8 @@ pub struct CacheConfig {
     pub max_filling: u64,
     /// The deadline of a look-up in Redis.
     pub redis_deadline: Duration,
+    /// From how many bytes on a record is compressed in Redis, with zstd; 0 is never.
+    pub redis_compress: u64,
     /// Writes to Redis that may be outstanding; further ones are left out and counted as errors.
     pub max_redis_writes: usize,
     /// How long a request waits for the response to another's before it asks for itself.
@@ -122,6 +124,7 @@ impl Default for CacheConfig {
             max_object: 16 << 20,
             max_filling: 128 << 20,
             redis_deadline: Duration::from_millis(50),
+            redis_compress: 0,
             max_redis_writes: 1024,
             collapse_timeout: Duration::from_secs(30),
             lease: Duration::from_secs(3),

@@ -54,6 +54,7 @@
 //! variants, purges and markers.
 
 mod codec;
+mod compress;
 mod config;
 mod entry;
 mod exchange;

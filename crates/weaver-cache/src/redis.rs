@@ -1,7 +1,7 @@
 //! The Redis tier: one key for each record, through the shared pool.
 
 use crate::{
-    CacheConfig, codec,
+    CacheConfig, codec, compress,
     entry::Record,
     journal::{PurgeLog, stream::Follower},
     key,
@@ -25,11 +25,17 @@ struct Inner {
     prefix: String,
     deadline: Duration,
     writes: Arc<Semaphore>,
+    /// Values of at least this many bytes are compressed; 0 is none.
+    compress: u64,
+    /// Bytes of the largest record.
+    most: u64,
     leases: Leases,
     follower: Follower,
     metrics: CacheMetrics,
 }
 
+/// Bytes of a record beside its body: key, fields, variants.
+const MAX_BESIDE_BODY: u64 = 4 << 20;
 /// The longest a record may stay, whatever it says.
 const MAX_TTL: u64 = 365 * 86_400_000;
 
@@ -47,6 +53,8 @@ impl RedisTier {
             inner: Arc::new(Inner {
                 follower: Follower::start(pool.clone(), journal, log, &config.node, lost),
                 writes: Arc::new(Semaphore::new(config.max_redis_writes)),
+                compress: config.redis_compress,
+                most: config.max_object.saturating_add(MAX_BESIDE_BODY),
                 leases: Leases::new(pool.clone(), prefix.clone(), config.lease, deadline),
                 pool,
                 prefix,
@@ -78,7 +86,8 @@ impl RedisTier {
             .await;
         match answer {
             Ok(Some(bytes)) => {
-                let record = codec::decode(&bytes, wanted);
+                let whole = compress::unpack(bytes, inner.most).await;
+                let record = whole.and_then(|bytes| codec::decode(&bytes, wanted));
                 if record.is_none() {
                     tracing::warn!(key = name, "a value in redis cannot be read and is ignored");
                     inner.metrics.error();
@@ -145,7 +154,7 @@ impl RedisTier {
         last: bool,
     ) -> Result<bool, PoolError> {
         let name = key::redis_name(&self.inner.prefix, record.key());
-        let value = codec::encode(record);
+        let value = compress::pack(codec::encode(record), self.inner.compress).await;
         if let Some(lease) = lease {
             if let Some(stored) = lease.store(&name, &value, life, last).await {
                 return stored;

@@ -37,6 +37,7 @@ pub(super) fn read(
         memory: section.size("memory", defaults.memory, 0..=1 << 40),
         max_object: section.size("max_object", defaults.max_object, 0..=1 << 30),
         max_filling: section.size("max_filling", defaults.max_filling, 0..=1 << 40),
+        redis_compress: section.size("redis_compress", defaults.redis_compress, 0..=1 << 30),
         redis_deadline: section.duration(
             "redis_deadline",
             defaults.redis_deadline,

@@ -57,10 +57,7 @@ async fn memory(suite: &Suite) -> Result<Run> {
 
 fn redis_section(redis: &Redis, more: &str) -> String {
     let secret = "identity_secret = \"the same on all nodes\"";
-    format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\n[cache]\n{secret}\n{more}\n",
-        redis.port()
-    )
+    format!("{}[cache]\n{secret}\n{more}\n", redis.section())
 }
 
 async fn memory_and_redis(suite: &Suite) -> Result<Run> {

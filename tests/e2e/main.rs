@@ -47,6 +47,18 @@ fn ok(body: &str, fields: &str) -> String {
     )
 }
 
+/// Purges by a gateway, with a query such as `?wait=applied`.
+async fn purge(
+    gateway: &weaver_tests::Gateway,
+    query: &str,
+    what: &serde_json::Value,
+) -> anyhow::Result<serde_json::Value> {
+    let url = gateway.admin_url(&format!("/purge{query}"));
+    let answer = client().post(url).json(what).send().await?;
+    assert_eq!(answer.status(), 200, "{what}");
+    Ok(answer.json().await?)
+}
+
 /// Waits for what comes about by itself; a test that waits in vain fails.
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);

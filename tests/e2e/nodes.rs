@@ -1,6 +1,6 @@
 //! Several nodes that share a Redis fetch as one.
 
-use crate::{client, eventually, field, ok};
+use crate::{client, eventually, field, ok, purge};
 use anyhow::Result;
 use std::{
     sync::{
@@ -9,13 +9,13 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{io::AsyncWriteExt as _, sync::Barrier, time::sleep};
+use tokio::{io::AsyncWriteExt as _, sync::Barrier, task::JoinHandle, time::sleep};
 use weaver_tests::{Gateway, Origin, Redis, RedisCluster};
 
 fn config(redis: &Redis, origin: &Origin, cache: &str) -> String {
     format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"500ms\"\n[cache]\n{cache}\n{}",
-        redis.port(),
+        "{}socket_timeout = \"500ms\"\n[cache]\n{cache}\n{}",
+        redis.section(),
         origin.route("")
     )
 }
@@ -56,6 +56,14 @@ async fn get(url: &str) -> Result<(String, String)> {
     let answer = client().get(url).header("host", "h").send().await?;
     let status = field(&answer, "cache-status").to_owned();
     Ok((answer.text().await?, status))
+}
+
+/// A client's request to a node that fetches now, the first to do so.
+async fn fetching(node: &Gateway, origin: &Origin) -> JoinHandle<Result<(String, String)>> {
+    let url = node.url("/");
+    let asking = tokio::spawn(async move { get(&url).await });
+    eventually("the node fetches", async || origin.requests() == 1).await;
+    asking
 }
 
 /// The bodies that `count` clients got, who asked the nodes in turn and all at once.
@@ -109,7 +117,7 @@ async fn nodes_of_a_redis_cluster_fetch_as_one_too() -> Result<()> {
         assert_eq!(origin.requests(), round);
     }
     let all = serde_json::json!({ "all": true });
-    let answer = purge(&nodes[0], "?wait=applied", all).await?;
+    let answer = purge(&nodes[0], "?wait=applied", &all).await?;
     assert_eq!(answer["applied"], true, "{answer}");
     assert_eq!(
         answer["nodes"].as_array().map(Vec::len),
@@ -154,9 +162,7 @@ async fn a_node_that_dies_with_the_lease_costs_the_others_its_rest() -> Result<(
     let (origin, _) = slow(Duration::from_secs(1), "cache-control: max-age=60\r\n").await?;
     let config = config(&redis, &origin, "lease = \"500ms\"");
     let mut nodes = nodes(2, &config).await?;
-    let first = nodes[0].url("/");
-    let dying = tokio::spawn(async move { get(&first).await });
-    eventually("the first node fetches", async || origin.requests() == 1).await;
+    let dying = fetching(&nodes[0], &origin).await;
     let second = nodes[1].url("/");
     let waiting = tokio::spawn(async move { get(&second).await });
     sleep(Duration::from_millis(100)).await;
@@ -174,9 +180,7 @@ async fn a_node_that_sleeps_through_its_lease_overwrites_nothing() -> Result<()>
     let (origin, _) = slow(Duration::from_millis(500), "cache-control: max-age=60\r\n").await?;
     let config = config(&redis, &origin, "lease = \"300ms\"");
     let nodes = nodes(3, &config).await?;
-    let first = nodes[0].url("/");
-    let sleeping = tokio::spawn(async move { get(&first).await });
-    eventually("the first node fetches", async || origin.requests() == 1).await;
+    let sleeping = fetching(&nodes[0], &origin).await;
     nodes[0].process().signal("STOP")?;
     assert_eq!(get(&nodes[1].url("/")).await?.0, "answer 2");
     nodes[0].process().signal("CONT")?;
@@ -218,16 +222,6 @@ async fn redis_lost_in_the_middle_of_a_fetch_strands_nobody() -> Result<()> {
     Ok(())
 }
 
-async fn purge(node: &Gateway, query: &str, what: serde_json::Value) -> Result<serde_json::Value> {
-    let answer = client()
-        .post(node.admin_url(&format!("/purge{query}")))
-        .json(&what)
-        .send()
-        .await?;
-    assert_eq!(answer.status(), 200, "{what}");
-    Ok(answer.json().await?)
-}
-
 #[tokio::test]
 async fn a_purge_waits_for_every_live_node_and_names_those_that_lag() -> Result<()> {
     let redis = Redis::start().await?;
@@ -235,7 +229,7 @@ async fn a_purge_waits_for_every_live_node_and_names_those_that_lag() -> Result<
     let config = config(&redis, &origin, "node = \"n\"");
     let nodes = nodes(3, &config).await?;
     let all = serde_json::json!({ "all": true });
-    let answer = purge(&nodes[0], "?wait=applied", all.clone()).await?;
+    let answer = purge(&nodes[0], "?wait=applied", &all).await?;
     assert_eq!(answer["applied"], true, "{answer}");
     assert_eq!(
         answer["nodes"].as_array().map(Vec::len),
@@ -246,7 +240,7 @@ async fn a_purge_waits_for_every_live_node_and_names_those_that_lag() -> Result<
         get(&node.url("/")).await?;
     }
     nodes[2].process().signal("STOP")?;
-    let answer = purge(&nodes[0], "?wait=applied&timeout=300ms", all.clone()).await?;
+    let answer = purge(&nodes[0], "?wait=applied&timeout=300ms", &all).await?;
     assert_eq!(answer["applied"], false, "{answer}");
     assert_eq!(
         answer["missing"].as_array().map(Vec::len),
@@ -255,7 +249,7 @@ async fn a_purge_waits_for_every_live_node_and_names_those_that_lag() -> Result<
     );
     let lagging = answer["missing"][0].as_str().unwrap_or_default().to_owned();
     nodes[2].process().signal("CONT")?;
-    let answer = purge(&nodes[0], "?wait=applied", all).await?;
+    let answer = purge(&nodes[0], "?wait=applied", &all).await?;
     assert_eq!(answer["applied"], true, "{answer}");
     assert!(answer.to_string().contains(&lagging), "{answer}");
     Ok(())
@@ -278,7 +272,7 @@ async fn a_node_that_was_frozen_across_a_purge_serves_nothing_purged() -> Result
                 tokio::spawn(async move { get(&url).await })
             })
             .collect();
-        purge(&nodes[0], "", serde_json::json!({ "all": true })).await?;
+        purge(&nodes[0], "", &serde_json::json!({ "all": true })).await?;
         sleep(Duration::from_millis(frozen_for)).await;
         nodes[1].process().signal("CONT")?;
         for asked in asking {

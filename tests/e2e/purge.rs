@@ -1,19 +1,9 @@
-use crate::{client, field, ok};
+use crate::{client, field, ok, purge};
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 use weaver_tests::{Gateway, Origin, Redis};
-
-async fn purge(gateway: &Gateway, what: Value) -> Result<Value> {
-    let answer = client()
-        .post(gateway.admin_url("/purge?wait=applied"))
-        .json(&what)
-        .send()
-        .await?;
-    assert_eq!(answer.status(), 200, "{what}");
-    Ok(answer.json().await?)
-}
 
 async fn is_hit(gateway: &Gateway, path: &str) -> Result<bool> {
     let answer = client()
@@ -44,7 +34,7 @@ async fn urls_tags_prefixes_and_everything_can_be_purged() -> Result<()> {
     ] {
         is_hit(&gateway, path).await?;
         assert!(is_hit(&gateway, path).await?, "{what}");
-        let answer = purge(&gateway, what.clone()).await?;
+        let answer = purge(&gateway, "?wait=applied", &what).await?;
         assert!(answer["position"].is_string(), "{answer}");
         assert!(!is_hit(&gateway, path).await?, "{what}");
     }
@@ -79,11 +69,7 @@ async fn a_purge_reaches_every_node_and_a_slow_fill_brings_nothing_back() -> Res
         Some(stream)
     })
     .await?;
-    let config = format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\n{}",
-        redis.port(),
-        origin.route("")
-    );
+    let config = format!("{}{}", redis.section(), origin.route(""));
     let (one, two) = (
         Gateway::start(&config).await?,
         Gateway::start(&config).await?,
@@ -93,7 +79,7 @@ async fn a_purge_reaches_every_node_and_a_slow_fill_brings_nothing_back() -> Res
         is_hit(gateway, "/a").await?;
         assert!(is_hit(gateway, "/a").await?);
     }
-    purge(&one, json!({ "url": "/a" })).await?;
+    purge(&one, "?wait=applied", &json!({ "url": "/a" })).await?;
     sleep(Duration::from_millis(300)).await;
     let before = origin.requests();
     is_hit(&two, "/a").await?;
@@ -111,7 +97,7 @@ async fn a_purge_reaches_every_node_and_a_slow_fill_brings_nothing_back() -> Res
             .await
     });
     sleep(Duration::from_millis(200)).await;
-    purge(&two, json!({ "url": "/slow" })).await?;
+    purge(&two, "?wait=applied", &json!({ "url": "/slow" })).await?;
     slow.await??;
     let before = origin.requests();
     is_hit(&one, "/slow").await?;
@@ -124,8 +110,8 @@ async fn a_purge_that_the_journal_does_not_take_says_so_and_holds_here() -> Resu
     let mut redis = Redis::start().await?;
     let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
     let config = format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"300ms\"\n{}",
-        redis.port(),
+        "{}socket_timeout = \"300ms\"\n{}",
+        redis.section(),
         origin.route("")
     );
     let gateway = Gateway::start(&config).await?;

@@ -12,8 +12,8 @@ use weaver_tests::{Gateway, Origin, Redis, RedisCluster};
 
 fn shared(redis: &Redis, more: &str) -> String {
     format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\nsocket_timeout = \"500ms\"\nsocket_connect_timeout = \"500ms\"\nhealth_check_interval = \"100ms\"\n{more}",
-        redis.port()
+        "{}socket_timeout = \"500ms\"\nsocket_connect_timeout = \"500ms\"\nhealth_check_interval = \"100ms\"\n{more}",
+        redis.section()
     )
 }
 

@@ -1,6 +1,6 @@
 //! What a route's own keys do.
 
-use crate::{client, eventually, field, ok};
+use crate::{client, eventually, field, ok, purge};
 use anyhow::Result;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -18,17 +18,13 @@ async fn status(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Resu
     Ok(status)
 }
 
-fn redis_section(redis: &Redis) -> String {
-    format!("[redis]\nmode = \"standalone\"\nport = {}\n", redis.port())
-}
-
 #[tokio::test]
 async fn a_route_may_use_one_tier_alone() -> Result<()> {
     let redis = Redis::start().await?;
     let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
     for (tiers, shared, local) in [("memory", false, true), ("redis", true, false)] {
         let route = origin.route(&format!("tiers = \"{tiers}\""));
-        let config = format!("{}{route}", redis_section(&redis));
+        let config = format!("{}{route}", redis.section());
         let (one, two) = (
             Gateway::start(&config).await?,
             Gateway::start(&config).await?,
@@ -52,9 +48,7 @@ async fn a_route_may_use_one_tier_alone() -> Result<()> {
         assert!(status(&one, &path, &[]).await?.contains("hit"), "{tiers}");
         assert_eq!(status(&two, &path, &[]).await?.contains("hit"), shared);
         // Whatever the tier, a purge at one node reaches the other.
-        let purge = client().post(one.admin_url("/purge?wait=applied"));
-        let answer = purge.json(&json!({ "all": true })).send().await?;
-        assert_eq!(answer.status(), 200);
+        purge(&one, "?wait=applied", &json!({ "all": true })).await?;
         assert!(!status(&two, &path, &[]).await?.contains("hit"), "{tiers}");
     }
     Ok(())
@@ -93,8 +87,7 @@ async fn the_order_of_parameters_may_make_no_difference_and_a_purge_finds_them()
     );
     assert!(!status(&gateway, "/p?a=3&b=1", &[]).await?.contains("hit"));
     // By any of the URLs that it answers for.
-    let purge = client().post(gateway.admin_url("/purge"));
-    purge.json(&json!({ "url": url })).send().await?;
+    purge(&gateway, "", &json!({ "url": url })).await?;
     assert!(!status(&gateway, "/p?a=2&b=1", &[]).await?.contains("hit"));
     Ok(())
 }
@@ -156,7 +149,7 @@ async fn around_expiry(early_refresh: &str) -> Result<(usize, usize)> {
     })
     .await?;
     let route = origin.route(&format!("early_refresh = {early_refresh}"));
-    let config = format!("{}{route}", redis_section(&redis));
+    let config = format!("{}{route}", redis.section());
     let nodes = [
         Gateway::start(&config).await?,
         Gateway::start(&config).await?,

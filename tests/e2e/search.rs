@@ -78,13 +78,7 @@ async fn a_purge_of_an_equivalent_url_purges_what_stands_for_both() -> Result<()
 #[tokio::test]
 async fn another_node_finds_it_by_an_equivalent_query() -> Result<()> {
     let (redis, origin) = (Redis::start().await?, catalogue().await?);
-    let config = |memory| {
-        format!(
-            "[redis]\nmode = \"standalone\"\nport = {}\n[cache]\n{memory}\n{}",
-            redis.port(),
-            origin.route("")
-        )
-    };
+    let config = |memory| format!("{}[cache]\n{memory}\n{}", redis.section(), origin.route(""));
     let one = Gateway::start(&config("")).await?;
     one.ready_for_redis().await?;
     let keys = || anyhow::Ok(redis.cli(&["DBSIZE"])?.trim().parse::<u64>()?);

@@ -1,6 +1,6 @@
 //! Warming, as an operator does it: from the command line, and by the admin port.
 
-use crate::{client, field, ok};
+use crate::{client, field, ok, purge};
 use anyhow::Result;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -104,8 +104,7 @@ async fn an_interrupted_run_goes_on_where_it_was() -> Result<()> {
     assert!(known.ends_with(" 1500\n"), "{known}");
     // As it stood after the first portion.
     std::fs::write(&mark, known.replace(" 1500", " 1000"))?;
-    let purge = client().post(gateway.admin_url("/purge"));
-    purge.json(&json!({ "all": true })).send().await?;
+    purge(&gateway, "", &json!({ "all": true })).await?;
     assert!(run(&gateway, &arguments).await?.0);
     assert_eq!(origin.requests(), 2000);
     Ok(())

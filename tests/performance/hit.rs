@@ -4,7 +4,7 @@
 use crate::{Effort, median};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::{Context, Result};
-use std::process::Command;
+use std::process::{Command, Output};
 use weaver_tests::{Gateway, Nginx, Process, free_port, scratch, wait_for_port};
 
 const SERVER_CORE: usize = 0;
@@ -28,11 +28,16 @@ fn wrk(port: u16, path: &str, effort: Effort) -> Result<f64> {
         .arg(format!("http://127.0.0.1:{port}{path}"))
         .output()
         .context("cannot start wrk; tests/setup installs it")?;
+    requests_per_second(&output).with_context(|| format!("port {port}"))
+}
+
+/// What wrk found, if all was answered well.
+pub(crate) fn requests_per_second(output: &Output) -> Result<f64> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = text
         .lines()
         .find(|line| line.contains("Non-2xx") || line.contains("Socket errors"));
-    anyhow::ensure!(errors.is_none(), "port {port}: {text}");
+    anyhow::ensure!(errors.is_none(), "{text}");
     let rate = text
         .lines()
         .find_map(|line| line.strip_prefix("Requests/sec:"));

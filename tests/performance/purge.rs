@@ -4,7 +4,7 @@
 //! All nodes, Redis, the purges and the clients share the machine's cores. So beside the rate of hits
 //! the processor time of one hit is told, which does not depend on who else runs.
 
-use crate::{Effort, median, milliseconds, target};
+use crate::{Effort, hit::requests_per_second, median, milliseconds, target};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
@@ -33,11 +33,7 @@ pub(crate) async fn run(effort: Effort, nodes: usize, rate: u32) -> Result<bool>
         "HTTP/1.1 200 OK\r\ncache-control: max-age=3600\r\ncontent-length: 1024\r\n\r\n{body}"
     ))
     .await?;
-    let config = format!(
-        "[redis]\nmode = \"standalone\"\nport = {}\n{}",
-        redis.port(),
-        origin.route("")
-    );
+    let config = format!("{}{}", redis.section(), origin.route(""));
     let mut all = Vec::new();
     for _ in 0..nodes {
         all.push(Gateway::start_with(&config, "workers = 1", &[], None).await?);
@@ -88,14 +84,15 @@ pub(crate) async fn run(effort: Effort, nodes: usize, rate: u32) -> Result<bool>
     let (measured, others) = (&all[0], urls[1.min(urls.len() - 1)..].to_vec());
     let page = measured.url("/hit");
     client.get(&page).header("host", "h").send().await?;
+    let id = measured.process().id();
     let (mut rates, mut costs) = (Vec::new(), Vec::new());
     for _ in 0..effort.turns {
-        let without = hits(measured, &page, effort)?;
+        let without = hits(id, &page, effort)?;
         let load = Load::start(client.clone(), others.clone(), rate);
         // wrk blocks this thread, so the load runs on others.
         let with = tokio::task::spawn_blocking({
-            let (page, id) = (page.clone(), measured.process().id());
-            move || hits_of(id, &page, effort)
+            let page = page.clone();
+            move || hits(id, &page, effort)
         })
         .await??;
         load.stop().await;
@@ -123,12 +120,8 @@ async fn gone(client: &reqwest::Client, page: &str) -> Result<()> {
     }
 }
 
-fn hits(node: &Gateway, page: &str, effort: Effort) -> Result<(f64, f64)> {
-    hits_of(node.process().id(), page, effort)
-}
-
 /// Hits a second, and the processor time of one in clock ticks.
-fn hits_of(id: u32, page: &str, effort: Effort) -> Result<(f64, f64)> {
+fn hits(id: u32, page: &str, effort: Effort) -> Result<(f64, f64)> {
     let before = ticks(id)?;
     let seconds = effort.turn.as_secs().max(1).to_string();
     let output = Command::new("wrk")
@@ -136,13 +129,7 @@ fn hits_of(id: u32, page: &str, effort: Effort) -> Result<(f64, f64)> {
         .output()
         .context("cannot start wrk; tests/setup installs it")?;
     let used = ticks(id)? - before;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let rate: f64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Requests/sec:"))
-        .with_context(|| text.clone())?
-        .trim()
-        .parse()?;
+    let rate = requests_per_second(&output)?;
     let requests = rate * effort.turn.as_secs().max(1) as f64;
     Ok((rate, used / requests))
 }

@@ -38,6 +38,12 @@ impl Redis {
         self.port
     }
 
+    /// The gateway's section for it, without more keys.
+    #[must_use]
+    pub fn section(&self) -> String {
+        format!("[redis]\nmode = \"standalone\"\nport = {}\n", self.port)
+    }
+
     /// Kills it.
     pub fn kill(&mut self) {
         self.process = None;

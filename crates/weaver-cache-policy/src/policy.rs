@@ -34,6 +34,13 @@ pub struct Policy {
     pub stale_if_error: u64,
     /// Seconds of freshness by status, for responses that say none: negative caching. Not for
     /// patterns, which keep 2xx alone.
+    ///
+    /// ```
+    /// use weaver_cache_policy::Policy;
+    ///
+    /// let policy = Policy { by_status: vec![(404, 10), (503, 1)], ..Policy::standard() };
+    /// # assert_ne!(policy, Policy::standard());
+    /// ```
     pub by_status: Vec<(u16, u64)>,
 }
 

@@ -121,12 +121,14 @@ impl Fill {
     {
         match self.look_into_redis(&req).await {
             Some((entry, Decision::StaleWhileRevalidate)) => {
-                self.found(&entry, Outcome::Stale);
-                let reply_to = stand_in(&req);
-                let stale = Arc::clone(&entry);
-                let member = Member::default();
-                let stale = Reply::Entry(reply_to, stale, Tier::Redis, Outcome::Stale, member);
-                send(&mut reply, stale);
+                let client = stand_in(&req);
+                self.answer(
+                    client,
+                    &entry,
+                    Outcome::Stale,
+                    Member::default(),
+                    &mut reply,
+                );
                 self.stored = Some(entry);
             }
             Some((entry, decision)) => {
@@ -135,12 +137,8 @@ impl Fill {
                 } else {
                     Outcome::Stale
                 };
-                self.found(&entry, outcome);
-                let (req, _) = req.into_parts();
-                let member = Member::default();
-                let found = Reply::Entry(req, entry, Tier::Redis, outcome, member);
-                send(&mut reply, found);
-                return;
+                let client = req.into_parts().0;
+                return self.answer(client, &entry, outcome, Member::default(), &mut reply);
             }
             None => {}
         }
@@ -148,16 +146,13 @@ impl Fill {
             Turn::Fetch => {}
             Turn::Leave => return,
             Turn::Fetched(entry) => {
-                self.found(&entry, Outcome::Collapsed);
-                let (req, _) = req.into_parts();
+                let client = req.into_parts().0;
                 let member = Member {
                     forward: Some(self.forward),
                     collapsed: true,
                     ..Member::default()
                 };
-                let fetched = Reply::Entry(req, entry, Tier::Redis, Outcome::Collapsed, member);
-                send(&mut reply, fetched);
-                return;
+                return self.answer(client, &entry, Outcome::Collapsed, member, &mut reply);
             }
         }
         if reply.is_none() {
@@ -211,10 +206,19 @@ impl Fill {
         }
     }
 
-    /// Lands the flight with what Redis had.
-    fn found(&self, entry: &Arc<Entry>, outcome: Outcome) {
+    /// Gives what Redis had to the client and to all who wait.
+    fn answer<B>(
+        &self,
+        client: HttpRequest,
+        entry: &Arc<Entry>,
+        outcome: Outcome,
+        member: Member,
+        reply: &mut Sender<B>,
+    ) {
         let landing = Landing::Entry(Arc::clone(entry), Tier::Redis, outcome);
         self.lead.flight.land(landing);
+        let answer = Reply::Entry(client, Arc::clone(entry), Tier::Redis, outcome, member);
+        send(reply, answer);
     }
 
     /// A stored beginning of what is asked for; the request is then one for the rest.

@@ -1,5 +1,4 @@
-use crate::{Node, Position, Principal, Purge, Rule, Stored, shared::Shared};
-use actix_web::http::header::HeaderMap;
+use crate::{Node, Position, Purge, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
@@ -35,7 +34,7 @@ impl CacheStore {
 /// A running cache, to ask and to purge. Cheap to clone.
 #[derive(Clone)]
 pub struct CacheHandle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What became of a purge.
@@ -90,6 +89,19 @@ impl CacheHandle {
     /// it applies what it missed before it serves again. Without Redis there are no other nodes, and
     /// none is returned.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use weaver_cache::{CacheHandle, Purge};
+    ///
+    /// # async fn run(cache: CacheHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let position = cache.purge_acknowledged(Purge::All, false).await?;
+    /// for node in cache.wait_until_applied(position, Duration::from_secs(5)).await? {
+    ///     println!("{} has applied it: {}", node.name, node.position >= position);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// If Redis was not reached.
@@ -141,21 +153,6 @@ impl CacheHandle {
         }
         self.shared.flights.doom_all();
         self.purge(Purge::All, false).await
-    }
-
-    /// What the tiers have for a URL, given as host, path and query, under a rule: for the user and
-    /// the variant that the headers and the principal tell.
-    ///
-    /// A look is counted neither as hit nor as miss. What Redis has is missing while Redis is out of
-    /// reach.
-    pub async fn inspect(
-        &self,
-        rule: &Rule,
-        url: (&str, &str, Option<&str>),
-        headers: &HeaderMap,
-        principal: Option<&Principal>,
-    ) -> Vec<Stored> {
-        self.shared.inspect(rule, url, headers, principal).await
     }
 
     /// Begins the statistics anew.

@@ -75,3 +75,9 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     }
     bytes
 }
+
+/// That many random bytes, in hex.
+pub(crate) fn random_hex<const N: usize>() -> String {
+    let bytes = random::<N>().into_iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}

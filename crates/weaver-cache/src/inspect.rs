@@ -1,7 +1,7 @@
 //! What the tiers have for a URL, and what would become of it.
 
 use crate::{
-    Position, Principal, Rule,
+    CacheHandle, Position, Principal, Rule,
     entry::{Entry, MapFields, Record},
     journal::Verdict,
     key::{self, Target},
@@ -75,31 +75,35 @@ pub struct Stored {
     pub standing: Standing,
 }
 
-impl Shared {
-    /// Everything that the tiers have for a URL by a rule, for this user.
-    pub(crate) async fn inspect(
+impl CacheHandle {
+    /// What the tiers have for a URL, given as host, path and query, under a rule: for the user and
+    /// the variant that the headers and the principal tell.
+    ///
+    /// A look is counted neither as hit nor as miss. What Redis has is missing while Redis is out of
+    /// reach.
+    pub async fn inspect(
         &self,
         rule: &Rule,
-        url: (&str, &str, Option<&str>),
+        (host, path, query): (&str, &str, Option<&str>),
         headers: &HeaderMap,
         principal: Option<&Principal>,
     ) -> Vec<Stored> {
-        let (host, path, query) = url;
+        let shared = &self.shared;
         let target = Target { host, path, query };
-        let exact = key::build(&target, rule, headers, principal, &self.secret).key;
+        let exact = key::build(&target, rule, headers, principal, &shared.secret).key;
         let mut all = Vec::new();
         for tier in [Tier::Memory, Tier::Redis] {
             let mut key = exact.clone();
             // Finds the key of an equivalent query, if that is what would answer.
-            self.find_equivalent(tier, &mut key, headers).await;
-            match self.get(tier, &key).await {
+            shared.find_equivalent(tier, &mut key, headers).await;
+            match shared.get(tier, &key).await {
                 None => {}
-                Some(Record::Entry(entry)) => all.push(self.describe(tier, &entry, headers)),
+                Some(Record::Entry(entry)) => all.push(shared.describe(tier, &entry, headers)),
                 Some(Record::Index(_, index)) => {
                     for variant in &index.variants {
                         let key = key::of_variant(&key, &index.nonce, &variant.digest);
-                        if let Some(Record::Entry(entry)) = self.get(tier, &key).await {
-                            all.push(self.describe(tier, &entry, headers));
+                        if let Some(Record::Entry(entry)) = shared.get(tier, &key).await {
+                            all.push(shared.describe(tier, &entry, headers));
                         }
                     }
                 }
@@ -107,7 +111,9 @@ impl Shared {
         }
         all
     }
+}
 
+impl Shared {
     fn describe(&self, tier: Tier, entry: &Arc<Entry>, headers: &HeaderMap) -> Stored {
         let now = self.now();
         let life = &entry.head.lifetime;

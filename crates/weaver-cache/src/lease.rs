@@ -10,7 +10,7 @@
 //! A holder that dies costs the others the rest of the lease. Without Redis there are no leases, and
 //! each node fetches for itself.
 
-use crate::{identity::random, key};
+use crate::{clock::signed_millis, identity::random_hex, key};
 use bytes::Bytes;
 use fred::{
     interfaces::KeysInterface,
@@ -96,8 +96,8 @@ impl Leases {
     /// share.
     pub(crate) async fn ask(&self, key: &[u8]) -> Result<Option<Lease>, PoolError> {
         let (entry, name) = self.names(key);
-        let token = hex(&random::<16>());
-        let life = millis(self.life);
+        let token = random_hex::<16>();
+        let life = signed_millis(self.life);
         let won: Option<String> = self
             .pool
             .command("SET")
@@ -156,7 +156,7 @@ impl Leases {
     async fn keep(self, name: String, token: String) {
         loop {
             sleep(self.life / 3).await;
-            let arguments: Vec<Value> = vec![token.clone().into(), millis(self.life).into()];
+            let arguments: Vec<Value> = vec![token.clone().into(), signed_millis(self.life).into()];
             let renewed = self
                 .pool
                 .run_script::<i64, _, _>(&self.renew, vec![name.clone()], arguments)
@@ -212,7 +212,7 @@ impl Lease {
 
     /// Ends the lease with word to all that there is nothing to wait for.
     pub(crate) fn pass(mut self, marked_for: Duration) {
-        let mark = millis(marked_for);
+        let mark = signed_millis(marked_for);
         if mark > 0 {
             let arguments = vec![self.token.clone().into(), PASSED.into(), mark.into()];
             self.end(self.leases.pass.clone(), arguments);
@@ -243,16 +243,4 @@ impl Drop for Lease {
             self.end(self.leases.renew.clone(), arguments);
         }
     }
-}
-
-fn millis(of: Duration) -> i64 {
-    i64::try_from(of.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

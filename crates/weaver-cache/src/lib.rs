@@ -53,6 +53,7 @@
 //! `max_redis_writes` for what is on its way out, by `max_object` for one body, and by constants for
 //! variants, purges and markers.
 
+mod clock;
 mod codec;
 mod compress;
 mod config;

@@ -7,7 +7,7 @@ use crate::{
     memory::Memory,
     redis::RedisTier,
     respond::CacheBody,
-    shared::{Narrow, Rules, Shared},
+    shared::{Rules, Shared},
 };
 use actix_http::body::{EitherBody, MessageBody};
 use actix_service::{Service, Transform, forward_ready};
@@ -74,7 +74,7 @@ impl ResponseCache {
                 },
             )
         });
-        let mut shared = Shared {
+        let shared = Shared {
             secret: Secret::new(config.identity_secret),
             flights: Flights::new(),
             markers: Shared::markers(&config),
@@ -88,17 +88,8 @@ impl ResponseCache {
             log,
             config,
         };
-        // A tier that is not there is not missed: what is left is used.
-        let memory = shared.memory.clone().map(|memory| (Some(memory), None));
-        let redis = shared.redis.clone().map(|redis| (None, Some(redis)));
-        if let (Some(memory), Some(redis)) = (memory, redis) {
-            shared.narrow = Some(Narrow {
-                memory: shared.narrowed(memory.0, memory.1),
-                redis: shared.narrowed(redis.0, redis.1),
-            });
-        }
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(shared.with_narrow()),
         }
     }
 

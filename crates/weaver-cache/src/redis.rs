@@ -68,8 +68,7 @@ impl RedisTier {
         &self.inner.follower
     }
 
-    /// Looks a record up. A failure, counted, is a miss; so is a value that cannot be read, which is
-    /// removed.
+    /// Looks a record up. A failure, counted, is a miss; so is a value that cannot be read.
     pub(crate) async fn get(&self, wanted: &[u8]) -> Option<Record> {
         let inner = &*self.inner;
         if !inner.follower.current() {

@@ -293,7 +293,7 @@ fn single(entry: &Entry, part: Part, length: u64) -> HttpResponse<OwnBody> {
 
 /// RFC 9110 §14.6.
 fn several(entry: &Entry, parts: &[Part], length: u64) -> HttpResponse<OwnBody> {
-    let boundary = hex(&crate::identity::random::<12>());
+    let boundary = crate::identity::random_hex::<12>();
     let kind = entry
         .head
         .fields
@@ -320,8 +320,4 @@ fn several(entry: &Entry, parts: &[Part], length: u64) -> HttpResponse<OwnBody> 
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     response
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -18,6 +18,14 @@ pub enum QueryRule {
 }
 
 /// How requests to one route, or to one pattern, are cached.
+///
+/// ```
+/// use weaver_cache::{Rule, Tiers, policy::Policy};
+///
+/// let mut rule = Rule::new("catalog", Policy::pattern(300, false));
+/// rule.sort_query = true;
+/// rule.tiers = Tiers::Memory;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The name by which it is counted.
@@ -40,6 +48,7 @@ pub struct Rule {
     pub collapse: bool,
     /// How eagerly a response is refreshed before its freshness ends: the beta of XFetch (Vattani,
     /// Chierichetti, Lowenstein 2015). 0 is never, 1 is what the paper recommends.
+    /// Only what memory has is refreshed early.
     pub early_refresh: f32,
     /// Request headers whose presence sends a request past the cache.
     pub bypass_headers: Vec<HeaderName>,

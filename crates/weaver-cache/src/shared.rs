@@ -2,6 +2,7 @@
 
 use crate::{
     CacheConfig, Position, Purge, Rule, Tiers,
+    clock::{millis, unix_millis},
     entry::{Entry, Index, MapFields, Record},
     flight::{Budget, Flights},
     identity::{Secret, random},
@@ -15,7 +16,7 @@ use actix_web::{dev::ServiceRequest, http::header::HeaderMap};
 use moka::future::Cache as Moka;
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 use weaver_cache_policy::{Millis, vary::Variant};
 use weaver_metrics::{CacheMetrics, Tier};
@@ -29,6 +30,7 @@ const MAX_MARKERS: u64 = 20_000;
 /// An index outlives its variants by this much, in milliseconds.
 const INDEX_LIFE: u64 = 86_400_000;
 
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) config: CacheConfig,
     pub(crate) rules: Arc<Rules>,
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
 }
 
 /// A cache with one of its tiers.
+#[derive(Clone)]
 pub(crate) struct Narrow {
     pub(crate) memory: Arc<Shared>,
     pub(crate) redis: Arc<Shared>,
@@ -86,36 +89,31 @@ impl Shared {
         }
     }
 
-    /// This with other tiers.
-    pub(crate) fn narrowed(&self, memory: Option<Memory>, redis: Option<RedisTier>) -> Arc<Self> {
-        Arc::new(Self {
-            config: self.config.clone(),
-            rules: Arc::clone(&self.rules),
-            secret: self.secret.clone(),
-            memory,
-            redis,
-            journal: self.journal.clone(),
-            narrow: None,
-            log: Arc::clone(&self.log),
-            flights: Arc::clone(&self.flights),
-            markers: self.markers.clone(),
-            budget: Arc::clone(&self.budget),
-            metrics: self.metrics.clone(),
-        })
+    /// The cache, with narrower ones beside it where it has both tiers: a tier that is not there is
+    /// not missed, what is left is used.
+    pub(crate) fn with_narrow(mut self) -> Self {
+        if self.memory.is_some() && self.redis.is_some() {
+            self.narrow = Some(Narrow {
+                memory: Arc::new(Self {
+                    redis: None,
+                    ..self.clone()
+                }),
+                redis: Arc::new(Self {
+                    memory: None,
+                    ..self.clone()
+                }),
+            });
+        }
+        self
     }
 
     /// The clock that all nodes share: this one's, set right by the Redis server's.
     pub(crate) fn now(&self) -> Millis {
-        let own = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            });
         let offset = self
             .journal
             .as_ref()
             .map_or(0, |redis| redis.follower().clock_offset());
-        Millis(own.saturating_add_signed(offset))
+        Millis(unix_millis(offset))
     }
 
     /// Whether this node may have missed purges, having been frozen perhaps: what it has is not to be
@@ -232,7 +230,7 @@ impl Shared {
     }
 
     pub(crate) fn until(&self, entry: &Entry) -> Millis {
-        let keep = u64::try_from(self.config.keep_validators.as_millis()).unwrap_or(u64::MAX);
+        let keep = millis(self.config.keep_validators);
         entry.head.lifetime.useful_until(keep)
     }
 

@@ -71,6 +71,21 @@ impl RedisPool {
     /// A call of the command of that name, such as `"GET"`, to be run within `socket_timeout`.
     ///
     /// More than one command may be sent; then the name is that of the most dangerous.
+    ///
+    /// ```
+    /// use fred::interfaces::KeysInterface;
+    /// use std::time::Duration;
+    ///
+    /// # async fn run(pool: weaver_pool::RedisPool) -> Result<(), weaver_pool::PoolError> {
+    /// let stock: Option<u64> = pool
+    ///     .command("GET")
+    ///     .key(b"stock")
+    ///     .within(Duration::from_millis(20))
+    ///     .run(|client| async move { client.get("stock").await })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn command(&self, name: &'static str) -> Call<'_> {
         Call {
             pool: self,

@@ -91,6 +91,7 @@ fn print(public: SocketAddr, admin: SocketAddr) {
          curl -i http://{public}/error/503               # an error on request, not kept\n  \
          curl -s -d '{{\"query\":\"what is a cache?\"}}' http://{public}/ask\n  \
          curl -s http://{public}/metrics                 # hits, misses, latency saved\n  \
+         curl -s 'http://{admin}/entry?url=http://{public}/catalog'   # what is stored, and until when\n  \
          curl -s -d '{{\"url\":\"/catalog\"}}' http://{admin}/purge   # gone; ask again for a miss\n\n\
          Ctrl-C ends it.\n"
     );

@@ -5,12 +5,14 @@
 //! Fields of nodes that are gone are removed after a minute, by whoever reads them.
 
 use super::Position;
-use crate::identity::random;
+use crate::{
+    clock::{signed_millis, unix_millis},
+    identity::random_hex,
+};
 use fred::{interfaces::HashesInterface, types::Value};
 use std::{
     collections::HashMap,
-    fmt::Write as _,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use weaver_pool::{PoolError, RedisPool, Script};
 
@@ -56,14 +58,10 @@ pub(crate) struct Roster {
 impl Roster {
     /// `name` gets an ending of its own.
     pub(crate) fn new(pool: RedisPool, journal: &str, name: &str) -> Self {
-        let mut own = format!("{name}.");
-        for byte in random::<4>() {
-            let _ = write!(own, "{byte:02x}");
-        }
         Self {
             pool,
             key: format!("{journal}:nodes"),
-            own,
+            own: format!("{name}.{}", random_hex::<4>()),
             script: Script::new(REPORT),
             reported: None,
         }
@@ -75,11 +73,10 @@ impl Roster {
 
     pub(crate) async fn report(&mut self, at: Position, clock: i64) -> Result<(), PoolError> {
         self.reported = Some(Instant::now());
-        let life = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
         let arguments: Vec<Value> = vec![
             self.own.clone().into(),
-            format!("{at} {}", now(clock)).into(),
-            life.into(),
+            format!("{at} {}", unix_millis(clock)).into(),
+            signed_millis(FORGOTTEN).into(),
         ];
         let keys = vec![self.key.clone()];
         self.pool
@@ -97,7 +94,7 @@ impl Roster {
             .key(self.key.as_bytes())
             .run(|client| async move { client.hgetall(key).await })
             .await?;
-        let now = now(clock);
+        let now = unix_millis(clock);
         let (mut nodes, mut gone) = (Vec::new(), Vec::new());
         for (name, value) in fields {
             match node(&name, &value, now) {
@@ -125,16 +122,6 @@ fn node(name: &str, value: &str, now: u64) -> Option<Node> {
         position: Position::parse(position)?,
         seen: Duration::from_millis(now.saturating_sub(at.parse().ok()?)),
     })
-}
-
-/// Milliseconds by the clock that all nodes share.
-fn now(offset: i64) -> u64 {
-    let own = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(own.as_millis())
-        .unwrap_or(u64::MAX)
-        .saturating_add_signed(offset)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{
     Position, Purge, PurgeLog,
     roster::{Node, Roster},
 };
+use crate::clock::{millis, unix_millis};
 use fred::{
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Value},
@@ -19,7 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::Notify,
@@ -80,10 +81,6 @@ impl Shared {
         now.saturating_sub(self.heard_at.load(Ordering::Acquire)) > millis(SILENCE)
             && !self.lost.load(Ordering::Acquire)
     }
-}
-
-fn millis(of: Duration) -> u64 {
-    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Follower {
@@ -389,13 +386,14 @@ impl Follow {
 
     async fn read_clock(&self, connection: &mut Exclusive) -> Result<(), PoolError> {
         let command = CustomCommand::new_static("TIME", ClusterHash::Random, false);
-        let before = unix_millis();
+        let own_clock = || i64::try_from(unix_millis(0)).unwrap_or(i64::MAX);
+        let before = own_clock();
         let answer = connection
             .execute(
                 |client| async move { client.custom::<Vec<String>, String>(command, vec![]).await },
             )
             .await?;
-        let after = unix_millis();
+        let after = own_clock();
         let number = |at: usize| answer.get(at).and_then(|text| text.parse::<i64>().ok());
         if let (Some(seconds), Some(micros)) = (number(0), number(1)) {
             // The server read its clock at some moment between; the middle is the best guess.
@@ -406,14 +404,6 @@ impl Follow {
         }
         Ok(())
     }
-}
-
-fn unix_millis() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
 }
 
 fn parse(fields: &[(String, String)]) -> Option<(Purge, bool)> {

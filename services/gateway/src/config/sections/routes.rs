@@ -173,11 +173,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
             .parsed_list("bypass_headers", super::header)
             .unwrap_or_default(),
         bypass_cookies: section.list("bypass_cookies").unwrap_or_default(),
-        negative_ttl: if section.has("negative_ttl") {
-            negative_ttl(section.section("negative_ttl"))
-        } else {
-            Vec::new()
-        },
+        negative_ttl: negative_ttl(section.section("negative_ttl")),
         client_may_force: section.flag("client_may_force", true),
         stale_while_revalidate: section.parsed("stale_while_revalidate", values::duration),
         stale_if_error: section.parsed("stale_if_error", values::duration),

@@ -125,7 +125,7 @@ fn hits(id: u32, page: &str, effort: Effort) -> Result<(f64, f64)> {
     let before = ticks(id)?;
     let seconds = effort.turn.as_secs().max(1).to_string();
     let output = Command::new("wrk")
-        .args(["-t1", "-c16", "-H", "host: h", "-d", &seconds, page])
+        .args(["-t1", "-c16", "-H", "Host: h", "-d", &seconds, page])
         .output()
         .context("cannot start wrk; tests/setup installs it")?;
     let used = ticks(id)? - before;

@@ -7,6 +7,7 @@ mod bodies;
 mod cache;
 mod cli;
 mod clocks;
+mod failover;
 mod nodes;
 mod operations;
 mod proxy;

@@ -14,6 +14,7 @@ mod origin;
 mod process;
 mod raw;
 mod redis;
+mod sentinel;
 mod splitter;
 
 pub use gateway::Gateway;
@@ -22,4 +23,5 @@ pub use origin::{Origin, Reply, Script};
 pub use process::{Process, free_port, scratch, wait_for_port};
 pub use raw::{Exchange, exchange, exchange_on};
 pub use redis::{Redis, RedisCluster};
+pub use sentinel::RedisSentinel;
 pub use splitter::Splitter;

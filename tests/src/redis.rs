@@ -21,7 +21,7 @@ impl Redis {
         Self::start_with(Vec::new()).await
     }
 
-    async fn start_with(arguments: Vec<String>) -> Result<Self> {
+    pub(crate) async fn start_with(arguments: Vec<String>) -> Result<Self> {
         let mut redis = Self {
             arguments,
             process: None,

@@ -330,13 +330,19 @@ impl Shared {
         soft: bool,
         acknowledged: bool,
     ) -> Result<Position, PoolError> {
-        let local = self.log.apply_local(purge.clone(), soft);
         let Some(redis) = &self.journal else {
-            return Ok(local);
+            return Ok(self.log.apply_local(purge, soft));
         };
-        let position = redis.follower().append(&purge, soft, acknowledged).await?;
-        self.log.apply(position, purge, soft);
-        Ok(position)
+        let written = redis.follower().append(&purge, soft, acknowledged).await;
+        match &written {
+            Ok(position) => self.log.apply(*position, purge, soft),
+            // Not before it is known that the journal gives no place: a made-up one is below the
+            // places that others get meanwhile, and what is fetched with it would escape them.
+            Err(_) => {
+                self.log.apply_local(purge, soft);
+            }
+        }
+        written
     }
 
     pub(crate) async fn is_marked(&self, key: &[u8]) -> bool {

@@ -1,0 +1,287 @@
+//! The task that applies the stream to the log.
+//!
+//! It holds a connection of its own, since XREAD blocks it. On each new connection it compares what
+//! it knows with what the stream has: after a failover the new primary may lack items that the old
+//! one acknowledged, and they are written again ([`super::known`]).
+
+use super::{
+    Position, Purge,
+    append::{Writer, command},
+    item::{self, Item},
+    known::Difference,
+    roster::Roster,
+    stream::Standing,
+};
+use crate::clock::{signed_millis, unix_millis};
+use fred::{
+    interfaces::{ClientLike, KeysInterface},
+    types::{ClusterHash, CustomCommand, Value},
+};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+use weaver_pool::{Exclusive, PoolError};
+
+/// How long an XREAD waits for news before it asks again.
+const BLOCK: Duration = Duration::from_millis(250);
+/// Items of one answer.
+const BATCH: u32 = 1000;
+const RETRY: Duration = Duration::from_millis(200);
+/// Attempts to reach Redis that fail one after the other before nobody waits for it any more.
+const GIVE_UP_AFTER: u32 = 3;
+/// Between two looks at the server's clock; each prolongs the stream's life too.
+const TEND: Duration = Duration::from_secs(30);
+/// How long the stream outlives its last node: longer than any entry.
+const LIFE: Duration = Duration::from_secs(366 * 86_400);
+
+pub(super) struct Follow {
+    pub(super) writer: Writer,
+    pub(super) standing: Arc<Standing>,
+    pub(super) lost: Box<dyn Fn() + Send + Sync>,
+    /// The last item applied; `None` before the first contact.
+    pub(super) last: Option<Position>,
+    pub(super) roster: Roster,
+}
+
+impl Follow {
+    pub(super) async fn run(mut self) {
+        let mut failures = 0_u32;
+        loop {
+            let key = self.writer.key.as_bytes();
+            if let Ok(mut connection) = self.writer.pool.exclusive_for(key).await
+                && let Err(error) = self.follow(&mut connection).await
+            {
+                tracing::warn!(%error, "purge journal out of reach; the redis tier is closed");
+            }
+            // The first new attempt comes at once: a process that was frozen finds its deadlines
+            // passed, and Redis well. A few may fail for the same reason, its timers being late.
+            if self.standing.current.swap(false, Ordering::AcqRel) {
+                failures = 0;
+                continue;
+            }
+            failures = failures.saturating_add(1);
+            if failures >= GIVE_UP_AFTER {
+                self.standing.give_up();
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn follow(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        self.catch_up(connection).await?;
+        let mut tend_at = tokio::time::Instant::now();
+        loop {
+            if tokio::time::Instant::now() >= tend_at {
+                self.tend(connection).await?;
+                tend_at = tokio::time::Instant::now() + TEND;
+            }
+            self.standing.hear();
+            self.standing.current.store(true, Ordering::Release);
+            if self.roster.is_due() {
+                self.report().await;
+            }
+            let args = vec![
+                "COUNT".to_owned(),
+                BATCH.to_string(),
+                "BLOCK".to_owned(),
+                BLOCK.as_millis().to_string(),
+                "STREAMS".to_owned(),
+                self.writer.key.clone(),
+                self.last.unwrap_or_default().to_string(),
+            ];
+            let command = command("XREAD", &self.writer.key, true);
+            let patience = BLOCK + self.writer.pool.config().socket_timeout;
+            let answer: Value = connection
+                .execute_within(patience, |client| async move {
+                    client.custom(command, args).await
+                })
+                .await?;
+            let mut acknowledge = false;
+            for (position, item) in item::of_streams(&answer) {
+                acknowledge |= item.is_to_be_acknowledged();
+                self.apply(position, item);
+            }
+            if acknowledge {
+                self.report().await;
+            }
+            let last = self.last.unwrap_or_default();
+            let overdue = self.writer.known.lock().overdue(last, Instant::now());
+            for (at, item) in overdue {
+                self.writer.write_again(at, &item).await?;
+            }
+        }
+    }
+
+    /// Tells the others how far this node is. A failure is noticed by what comes next.
+    async fn report(&mut self) {
+        let clock = self.standing.clock.load(Ordering::Relaxed);
+        let last = self.last.unwrap_or_default();
+        if let Err(error) = self.roster.report(last, clock).await {
+            tracing::debug!(%error, "the roster of nodes");
+        }
+    }
+
+    fn apply(&mut self, position: Position, item: Item) {
+        self.apply_at(position, &item);
+        self.writer.known.lock().read(position, item);
+        self.last = Some(position);
+    }
+
+    fn apply_at(&self, position: Position, item: &Item) {
+        // What a newer version wrote is not known, so everything is purged.
+        let (purge, soft) = item.purge().unwrap_or((Purge::All, false));
+        self.writer.log.apply(position, purge, soft);
+    }
+
+    /// Applies what this node has not seen, and writes again what the stream has lost of what it has.
+    async fn catch_up(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        if let Some(oldest) = self.trimmed_to(connection).await? {
+            self.writer.known.lock().forget_before(oldest);
+            // Nothing is known of what was trimmed, unless it was applied before.
+            if self.last.is_none_or(|last| last < oldest) {
+                if let Some(last) = self.last.take() {
+                    tracing::warn!(%last, "the purge journal was trimmed beyond this node's place; its cache is emptied");
+                    (self.lost)();
+                }
+                self.writer.log.forget_before(oldest);
+            }
+        }
+        let seen = self.writer.log.head();
+        // As it is now: what is read next is not compared, and may push out what is.
+        let known = self.writer.known.lock().clone();
+        let mut there = Vec::new();
+        if let Some((first, newest)) = known.range() {
+            let (mut from, to) = (first.to_string(), newest.to_string());
+            while let Some((last, batch)) = self.batch(connection, &from, &to).await? {
+                there.extend(batch);
+                from = format!("({last}");
+            }
+        }
+        let mut last = known.range().map(|(_, newest)| newest).or(self.last);
+        let mut again = BTreeSet::new();
+        let mut is_emptied = false;
+        loop {
+            let from = match last {
+                Some(last) if last > Position::default() => format!("({last}"),
+                _ => "-".to_owned(),
+            };
+            let Some((end, batch)) = self.batch(connection, &from, "+").await? else {
+                break;
+            };
+            last = Some(end);
+            for (position, item) in batch {
+                again.extend(item.original());
+                is_emptied |= position > seen && item.purge() == Some((Purge::All, false));
+                self.apply(position, item);
+            }
+        }
+        let difference = known.compare(&there, &again);
+        if difference.is_other {
+            tracing::warn!("redis has lost the purge journal; the cache is emptied");
+            (self.lost)();
+            self.writer.log.forget_all();
+            self.writer.known.lock().clear();
+            // What other nodes and other servers have was perhaps purged too.
+            if !is_emptied {
+                let all = Item::new(&Purge::All, false, false);
+                self.writer.write(all).await?;
+            }
+            // What was written meanwhile comes by the stream.
+            self.last = Some(Position::default());
+            return Ok(());
+        }
+        self.mend(there, difference).await?;
+        self.last = last.or(self.last).or(Some(Position::default()));
+        Ok(())
+    }
+
+    /// Applies what stands between what was known, and writes again what is missing.
+    async fn mend(
+        &mut self,
+        there: Vec<(Position, Item)>,
+        difference: Difference,
+    ) -> Result<(), PoolError> {
+        for (position, item) in there {
+            self.apply(position, item);
+        }
+        for (at, item) in difference.missing {
+            self.writer.write_again(at, &item).await?;
+        }
+        for (at, item) in difference.belated {
+            let position = self.writer.write_again(at, &item).await?;
+            self.apply_at(position, &item);
+        }
+        Ok(())
+    }
+
+    /// The next items of a range, and the position of the last; `None` if there are no more.
+    async fn batch(
+        &self,
+        connection: &mut Exclusive,
+        from: &str,
+        to: &str,
+    ) -> Result<Option<(Position, Vec<(Position, Item)>)>, PoolError> {
+        let args = vec![
+            self.writer.key.clone(),
+            from.to_owned(),
+            to.to_owned(),
+            "COUNT".to_owned(),
+            BATCH.to_string(),
+        ];
+        let command = command("XRANGE", &self.writer.key, false);
+        let answer: Value = connection
+            .execute(|client| async move { client.custom(command, args).await })
+            .await?;
+        let items = item::of_range(&answer);
+        Ok(items
+            .last()
+            .map(|(last, _)| *last)
+            .map(|last| (last, items)))
+    }
+
+    /// The oldest item, if there were older ones.
+    async fn trimmed_to(&self, connection: &mut Exclusive) -> Result<Option<Position>, PoolError> {
+        let key = self.writer.key.clone();
+        let command = command("XINFO", &key, false);
+        let answer = connection
+            .execute(|client| async move {
+                let args = vec!["STREAM".to_owned(), key];
+                client.custom::<Value, String>(command, args).await
+            })
+            .await;
+        match answer {
+            Ok(answer) => Ok(item::trimmed_to(answer)),
+            // There is no stream yet.
+            Err(PoolError::Command(error)) if error.details().contains("no such key") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the server's clock, and sees to it that the stream outlives every entry and not more.
+    async fn tend(&self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        let (key, life) = (self.writer.key.clone(), signed_millis(LIFE));
+        connection
+            .execute(|client| async move { client.pexpire::<(), _>(key, life, None).await })
+            .await?;
+        let command = CustomCommand::new_static("TIME", ClusterHash::Random, false);
+        let own_clock = || i64::try_from(unix_millis(0)).unwrap_or(i64::MAX);
+        let before = own_clock();
+        let answer = connection
+            .execute(
+                |client| async move { client.custom::<Vec<String>, String>(command, vec![]).await },
+            )
+            .await?;
+        let after = own_clock();
+        let number = |at: usize| answer.get(at).and_then(|text| text.parse::<i64>().ok());
+        if let (Some(seconds), Some(micros)) = (number(0), number(1)) {
+            // The server read its clock at some moment between; the middle is the best guess.
+            let server = seconds.saturating_mul(1000).saturating_add(micros / 1000);
+            let own = before + (after - before) / 2;
+            self.standing.clock.store(server - own, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

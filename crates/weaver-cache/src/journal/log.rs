@@ -1,0 +1,389 @@
+//! What of the purges still matters: for each URL and tag the last purge, the last one of
+//! everything, and recent prefixes, all bounded.
+//!
+//! What falls out never brings content back: names go to a coarser table ([`super::names`]), and a
+//! prefix moves the floor, below which every entry is dead. When nothing was purged since an entry
+//! was last looked at, judging it costs one comparison.
+
+use super::{Position, Purge, names::Names};
+use crate::entry::Entry;
+use parking_lot::RwLock;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// What the journal says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Alive,
+    /// Purged softly: treat it as stale.
+    Stale,
+    Dead,
+}
+
+/// Prefixes that a log remembers.
+const MAX_PREFIXES: usize = 1024;
+
+pub(crate) struct PurgeLog {
+    /// Changes with every item; never 0, which stands for "never checked" in an entry.
+    version: AtomicU64,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    head: Position,
+    floor: Position,
+    hard: Marks,
+    soft: Marks,
+}
+
+/// The last purge of each thing.
+#[derive(Default)]
+struct Marks {
+    all: Position,
+    /// URLs and tags; of URLs the paths too: what stands for many URLs goes with any of its path.
+    names: Names,
+    prefixes: BTreeSet<(Position, Option<String>, String)>,
+}
+
+impl PurgeLog {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: AtomicU64::new(1),
+            state: RwLock::default(),
+        }
+    }
+
+    /// The position that a fetch which begins now carries.
+    pub(crate) fn head(&self) -> Position {
+        self.state.read().head
+    }
+
+    /// Applies a purge of this node's own, after everything known.
+    pub(crate) fn apply_local(&self, purge: Purge, soft: bool) -> Position {
+        let mut state = self.state.write();
+        let at = state.head.next();
+        state.apply(at, purge, soft);
+        self.changed();
+        at
+    }
+
+    /// Applies an item of the journal.
+    pub(crate) fn apply(&self, at: Position, purge: Purge, soft: bool) {
+        self.state.write().apply(at, purge, soft);
+        self.changed();
+    }
+
+    /// Says that nothing up to `position` can be known any more: all older entries are dead.
+    pub(crate) fn forget_before(&self, position: Position) {
+        let mut state = self.state.write();
+        state.floor = state.floor.max(position);
+        state.head = state.head.max(position);
+        self.changed();
+    }
+
+    /// Says that nothing at all can be known of what was purged up to now.
+    pub(crate) fn forget_all(&self) {
+        let now = self.head().next();
+        self.forget_before(now);
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Judges an entry.
+    pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
+        let version = self.version.load(Ordering::Acquire);
+        if entry.checked.load(Ordering::Relaxed) == version {
+            return Verdict::Alive;
+        }
+        let verdict = self.state.read().judge(entry);
+        if verdict == Verdict::Alive {
+            entry.checked.store(version, Ordering::Relaxed);
+        }
+        verdict
+    }
+}
+
+impl State {
+    fn apply(&mut self, at: Position, purge: Purge, soft: bool) {
+        self.head = self.head.max(at);
+        let marks = if soft { &mut self.soft } else { &mut self.hard };
+        match purge {
+            Purge::All => marks.all = marks.all.max(at),
+            Purge::Tag(tag) => marks.names.insert(of_tag(&tag), at),
+            Purge::Url { host, target } => {
+                let path = target.split('?').next().unwrap_or("");
+                marks.names.insert(of_path(host.as_deref(), path), at);
+                marks.names.insert(of_url(host.as_deref(), &target), at);
+            }
+            Purge::Prefix { host, prefix } => {
+                marks.prefixes.insert((at, host, prefix));
+                if marks.prefixes.len() > MAX_PREFIXES
+                    && let Some((forgotten, ..)) = marks.prefixes.pop_first()
+                {
+                    self.floor = self.floor.max(forgotten);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, entry: &Entry) -> Verdict {
+        let position = entry.head.position;
+        if position < self.floor || self.hard.matches(entry, position) {
+            Verdict::Dead
+        } else if self.soft.matches(entry, position) {
+            Verdict::Stale
+        } else {
+            Verdict::Alive
+        }
+    }
+}
+
+impl Marks {
+    fn matches(&self, entry: &Entry, position: Position) -> bool {
+        if self.all > position {
+            return true;
+        }
+        let Some(url) = crate::key::parse(&entry.key) else {
+            return true;
+        };
+        let (host, path, query) = (url.host, url.path, url.query);
+        let many = url.stands_for_many();
+        let named = |name: String| self.names.after(&name, position);
+        if !self.names.is_empty() {
+            let target = match query {
+                Some(query) if !query.is_empty() => format!("{path}?{query}"),
+                _ => path.to_owned(),
+            };
+            let by_path = || named(of_path(Some(host), path)) || named(of_path(None, path));
+            if named(of_url(Some(host), &target))
+                || named(of_url(None, &target))
+                || (many && by_path())
+                || tags(entry).any(|tag| named(of_tag(tag)))
+            {
+                return true;
+            }
+        }
+        self.prefixes
+            .range((position.next(), None, String::new())..)
+            .any(|(_, purged, prefix)| {
+                let of_host = purged.as_deref().is_none_or(|purged| purged == host);
+                let prefix = match prefix.split_once('?') {
+                    Some((prefix, _)) if many => return of_host && prefix == path,
+                    _ => prefix,
+                };
+                let whole = query.map(|query| format!("{path}?{query}"));
+                of_host
+                    && whole
+                        .as_deref()
+                        .unwrap_or(path)
+                        .starts_with(prefix.as_str())
+            })
+    }
+}
+
+fn of_url(host: Option<&str>, target: &str) -> String {
+    format!("u{}\n{target}", host.unwrap_or(""))
+}
+
+fn of_path(host: Option<&str>, path: &str) -> String {
+    format!("p{}\n{path}", host.unwrap_or(""))
+}
+
+fn of_tag(tag: &str) -> String {
+    format!("t{tag}")
+}
+
+/// The tags of a response: Surrogate-Key separated by spaces, Cache-Tag by commas.
+fn tags(entry: &Entry) -> impl Iterator<Item = &str> {
+    let lists = entry
+        .head
+        .fields
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), "surrogate-key" | "cache-tag"));
+    lists
+        .flat_map(|(_, value)| value.to_str().unwrap_or("").split([',', ' ', '\t']))
+        .filter(|tag| !tag.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::names::MAX_NAMES;
+    use super::*;
+    use crate::{Rule, entry::Head, identity::Secret, key};
+    use actix_web::http::{
+        StatusCode,
+        header::{HeaderMap, HeaderName, HeaderValue},
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use weaver_cache_policy::{Lifetime, Policy};
+
+    fn entry(target: &str, tags: &'static str, position: Position) -> Entry {
+        let (path, query) = target
+            .split_once('?')
+            .map_or((target, None), |(p, q)| (p, Some(q)));
+        let rule = Rule::new("r", Policy::standard());
+        let target = key::Target {
+            host: "h",
+            path,
+            query,
+        };
+        let keyed = key::build(
+            &target,
+            &rule,
+            &HeaderMap::new(),
+            None,
+            &Secret::new(Some([0; 32])),
+        );
+        Entry {
+            key: keyed.key.as_slice().into(),
+            head: Arc::new(Head {
+                status: StatusCode::OK,
+                fields: vec![(
+                    HeaderName::from_static("surrogate-key"),
+                    HeaderValue::from_static(tags),
+                )],
+                lifetime: Lifetime::default(),
+                position,
+                variant: None,
+            }),
+            body: bytes::Bytes::new(),
+            fill_micros: 0,
+            checked: AtomicU64::new(0),
+        }
+    }
+
+    fn url(target: &str) -> Purge {
+        Purge::Url {
+            host: Some("h".to_owned()),
+            target: target.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_purge_kills_what_began_before_it_and_nothing_after() {
+        let log = PurgeLog::new();
+        let before = entry("/a", "", log.head());
+        log.apply_local(url("/a"), false);
+        let after = entry("/a", "", log.head());
+        assert_eq!(log.judge(&before), Verdict::Dead);
+        assert_eq!(log.judge(&after), Verdict::Alive);
+        assert_eq!(
+            log.judge(&entry("/b", "", Position::default())),
+            Verdict::Alive
+        );
+    }
+
+    #[test]
+    fn tags_prefixes_and_everything_reach_what_they_name() {
+        for (purge, hit, missed) in [
+            (Purge::Tag("t2".into()), ("/x", "t1 t2"), ("/x", "t1 t22")),
+            (
+                Purge::Prefix {
+                    host: None,
+                    prefix: "/a/".into(),
+                },
+                ("/a/b", ""),
+                ("/ab", ""),
+            ),
+            (
+                Purge::Prefix {
+                    host: None,
+                    prefix: "/a?x".into(),
+                },
+                ("/a?x=1", ""),
+                ("/a?y=1", ""),
+            ),
+            (
+                Purge::Url {
+                    host: None,
+                    target: "/q?x=1".into(),
+                },
+                ("/q?x=1", ""),
+                ("/q?x=2", ""),
+            ),
+        ] {
+            let log = PurgeLog::new();
+            log.apply_local(purge.clone(), false);
+            assert_eq!(
+                log.judge(&entry(hit.0, hit.1, Position::default())),
+                Verdict::Dead,
+                "{purge:?}"
+            );
+            assert_eq!(
+                log.judge(&entry(missed.0, missed.1, Position::default())),
+                Verdict::Alive,
+                "{purge:?}"
+            );
+        }
+        let log = PurgeLog::new();
+        log.apply_local(Purge::All, true);
+        assert_eq!(
+            log.judge(&entry("/x", "", Position::default())),
+            Verdict::Stale
+        );
+    }
+
+    #[test]
+    fn what_the_log_forgets_is_dead_and_what_was_never_purged_lives() {
+        let log = PurgeLog::new();
+        log.apply_local(url("/old"), false);
+        for at in 0..MAX_NAMES {
+            log.apply_local(url(&format!("/{at}")), false);
+        }
+        let judge = |target: &str| log.judge(&entry(target, "", Position::default()));
+        assert_eq!(judge("/old"), Verdict::Dead);
+        let alive = (0..1000)
+            .filter(|at| judge(&format!("/other/{at}")) == Verdict::Alive)
+            .count();
+        assert!(alive > 500, "{alive} of 1000");
+    }
+
+    proptest! {
+        /// Against a plain list of all purges: never alive what the list kills.
+        #[test]
+        fn a_log_agrees_with_a_list(
+            steps in proptest::collection::vec((0_u8..4, 0_u8..3, any::<bool>()), 1..40),
+            born in 0_usize..40,
+            which in 0_u8..3,
+        ) {
+            let log = PurgeLog::new();
+            let targets = ["/a", "/b", "/a/c"];
+            let subject_tags: &'static str = ["t0", "t1", "t2"][which as usize];
+            let mut subject = None;
+            let mut expected = Verdict::Alive;
+            for (at, (kind, what, soft)) in steps.iter().enumerate() {
+                if at == born {
+                    subject = Some(entry(targets[which as usize], subject_tags, log.head()));
+                }
+                let target = targets[*what as usize];
+                let purge = match kind {
+                    0 => url(target),
+                    1 => Purge::Tag(format!("t{what}")),
+                    2 => Purge::Prefix { host: None, prefix: target.to_owned() },
+                    _ => Purge::All,
+                };
+                let hits = match &purge {
+                    Purge::Url { .. } | Purge::Tag(_) => *what == which,
+                    Purge::Prefix { prefix, .. } => targets[which as usize].starts_with(prefix.as_str()),
+                    Purge::All => true,
+                };
+                log.apply_local(purge, *soft);
+                if subject.is_some() && hits {
+                    expected = match (expected, soft) {
+                        (Verdict::Dead, _) | (_, false) => Verdict::Dead,
+                        _ => Verdict::Stale,
+                    };
+                }
+                if let Some(subject) = &subject {
+                    prop_assert_eq!(log.judge(subject), expected);
+                }
+            }
+        }
+    }
+}

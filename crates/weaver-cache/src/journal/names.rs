@@ -1,0 +1,129 @@
+//! The last purge of each name: exact for the newest names, coarser for older ones.
+
+use super::Position;
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+/// Names that are remembered exactly.
+pub(super) const MAX_NAMES: usize = 131_072;
+/// Places of the coarse table, 16 bytes each.
+const PLACES: usize = 1 << 19;
+
+#[derive(Default)]
+pub(super) struct Names {
+    by_name: HashMap<Arc<str>, Position>,
+    by_age: BTreeSet<(Position, Arc<str>)>,
+    forgotten: Coarse,
+}
+
+impl Names {
+    pub(super) fn insert(&mut self, name: String, at: Position) {
+        let name: Arc<str> = name.into();
+        if let Some(before) = self.by_name.get(&name).copied() {
+            // Items may come twice, and from two sides.
+            if before >= at {
+                return;
+            }
+            self.by_age.remove(&(before, Arc::clone(&name)));
+        }
+        self.by_name.insert(Arc::clone(&name), at);
+        self.by_age.insert((at, name));
+        if self.by_name.len() > MAX_NAMES
+            && let Some((at, name)) = self.by_age.pop_first()
+        {
+            self.by_name.remove(&name);
+            self.forgotten.insert(&name, at);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Whether the name was purged after this position.
+    pub(super) fn after(&self, name: &str, position: Position) -> bool {
+        match self.by_name.get(name) {
+            Some(at) => *at > position,
+            None => self.forgotten.after(name, position),
+        }
+    }
+}
+
+/// The last purges of names that are forgotten: a Bloom filter (Bloom 1970) that has a position
+/// instead of a bit. A name may seem to be purged later than it was, never earlier, by names that
+/// share both of its places; of 131,072 such names one in six.
+#[derive(Default)]
+struct Coarse {
+    /// Empty until the first name comes.
+    places: Box<[Position]>,
+    hashers: [RandomState; 2],
+}
+
+impl Coarse {
+    fn insert(&mut self, name: &str, at: Position) {
+        if self.places.is_empty() {
+            self.places = vec![Position::default(); PLACES].into_boxed_slice();
+        }
+        for place in self.places_of(name) {
+            let known = &mut self.places[place];
+            *known = at.max(*known);
+        }
+    }
+
+    fn after(&self, name: &str, position: Position) -> bool {
+        let places = self.places_of(name);
+        !self.places.is_empty() && places.iter().all(|place| self.places[*place] > position)
+    }
+
+    fn places_of(&self, name: &str) -> [usize; 2] {
+        self.hashers.each_ref().map(|hasher| {
+            // The remainder is below PLACES on every platform.
+            usize::try_from(hasher.hash_one(name) % PLACES as u64).unwrap_or(0)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> Position {
+        Position { time: 1, sequence }
+    }
+
+    #[test]
+    fn a_name_is_never_purged_earlier_than_it_was_and_seldom_later() {
+        let mut names = Names::default();
+        let count = (MAX_NAMES + 65_536) as u64;
+        for number in 1..=count {
+            names.insert(format!("n{number}"), at(number));
+        }
+        assert_eq!(names.by_name.len(), MAX_NAMES);
+        assert_eq!(names.by_age.len(), MAX_NAMES);
+        for number in 1..=count {
+            assert!(
+                names.after(&format!("n{number}"), at(number - 1)),
+                "{number}"
+            );
+        }
+        let wrong = (1..=10_000_u64)
+            .filter(|number| names.after(&format!("other{number}"), at(0)))
+            .count();
+        assert!(wrong < 1000, "{wrong} of 10,000 that were never purged");
+        assert!(!names.after("n1", at(count)));
+    }
+
+    #[test]
+    fn an_older_purge_of_a_name_changes_nothing() {
+        let mut names = Names::default();
+        names.insert("a".into(), at(5));
+        names.insert("a".into(), at(3));
+        names.insert("a".into(), at(5));
+        assert!(names.after("a", at(4)));
+        assert!(!names.after("a", at(5)));
+        assert_eq!(names.by_age.len(), 1);
+    }
+}

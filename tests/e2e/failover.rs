@@ -1,0 +1,103 @@
+//! Redis fails over while purges are made.
+
+use crate::{client, eventually, ok, purge};
+use anyhow::Result;
+use serde_json::json;
+use std::{collections::HashMap, sync::Arc};
+use tokio::io::AsyncWriteExt as _;
+use weaver_tests::{Gateway, Origin, RedisSentinel};
+
+/// Every answer is another.
+async fn origin() -> Result<Origin> {
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    Origin::start(move |_, mut stream| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            let answer = ok(
+                &format!("answer {number}"),
+                "cache-control: max-age=600\r\n",
+            );
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await
+}
+
+async fn body(node: &Gateway, path: &str) -> Result<String> {
+    let answer = client().get(node.url(path)).header("host", "h").send();
+    Ok(answer.await?.error_for_status()?.text().await?)
+}
+
+/// Whether the purge was acknowledged.
+async fn purged(node: &Gateway, path: &str) -> bool {
+    let body = json!({ "url": path });
+    let answer = client().post(node.admin_url("/purge")).json(&body).send();
+    answer.await.is_ok_and(|answer| answer.status() == 200)
+}
+
+/// The replica has not seen what the primary acknowledged, and then the primary dies.
+#[tokio::test]
+async fn no_acknowledged_purge_is_lost_when_redis_fails_over() -> Result<()> {
+    let mut redis = RedisSentinel::start().await?;
+    let origin = origin().await?;
+    let config = format!("{}\n{}", redis.section(), origin.route(""));
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Gateway::start(&config).await?);
+    }
+    for node in &nodes {
+        node.ready_for_redis().await?;
+    }
+    // One that the replica has, so that it is the same journal afterwards.
+    purge(&nodes[0], "?wait=applied", &json!({ "url": "/before" })).await?;
+    let mut old = HashMap::new();
+    for number in 0..60 {
+        let path = format!("/{number}");
+        let body = body(&nodes[number % 3], &path).await?;
+        old.insert(path, body);
+    }
+    let kept = body(&nodes[0], "/kept").await?;
+    let keys = async || {
+        let size = redis.replica().cli(&["DBSIZE"]).unwrap_or_default();
+        size.trim().parse::<usize>().is_ok_and(|size| size >= 61)
+    };
+    eventually("the replica has all entries", keys).await;
+
+    // From here on the replica gets nothing more.
+    redis.replica().freeze()?;
+    redis
+        .primary()
+        .cli(&["CLIENT", "KILL", "TYPE", "replica"])?;
+    let mut acknowledged = Vec::new();
+    for number in 0..30 {
+        let path = format!("/{number}");
+        assert!(purged(&nodes[number % 3], &path).await);
+        acknowledged.push(path);
+    }
+    redis.primary().kill();
+    redis.replica().thaw()?;
+    // During the failover some are acknowledged and some are not.
+    for number in 30..60 {
+        let path = format!("/{number}");
+        if purged(&nodes[number % 3], &path).await {
+            acknowledged.push(path);
+        }
+    }
+    redis.failed_over().await?;
+    for node in &nodes {
+        node.ready_for_redis().await?;
+    }
+    // A node that has seen nothing of it knows what the journal says, and no more.
+    nodes.push(Gateway::start(&config).await?);
+    nodes[3].ready_for_redis().await?;
+    for node in [3, 0, 1, 2] {
+        for path in &acknowledged {
+            let new = body(&nodes[node], path).await?;
+            assert_ne!(old.get(path), Some(&new), "{path} at node {node}");
+        }
+    }
+    // The cache was not emptied for it.
+    assert_eq!(body(&nodes[3], "/kept").await?, kept);
+    Ok(())
+}

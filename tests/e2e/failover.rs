@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
 use tokio::io::AsyncWriteExt as _;
-use weaver_tests::{Gateway, Origin, RedisSentinel};
+use weaver_tests::{Gateway, Origin, Redis, RedisSentinel};
 
 /// Every answer is another.
 async fn origin() -> Result<Origin> {
@@ -99,5 +99,32 @@ async fn no_acknowledged_purge_is_lost_when_redis_fails_over() -> Result<()> {
     }
     // The cache was not emptied for it.
     assert_eq!(body(&nodes[3], "/kept").await?, kept);
+    Ok(())
+}
+
+/// What was purged cannot be known any more, so that everything is, on all nodes.
+#[tokio::test]
+async fn a_journal_that_is_gone_purges_everything() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = origin().await?;
+    let config = format!("{}\n{}", redis.section(), origin.route(""));
+    let nodes = [
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    ];
+    for node in &nodes {
+        node.ready_for_redis().await?;
+    }
+    purge(&nodes[0], "?wait=applied", &json!({ "url": "/b" })).await?;
+    let old = body(&nodes[0], "/a").await?;
+    assert_eq!(body(&nodes[1], "/a").await?, old);
+    redis.cli(&["DEL", "http_cache:journal"])?;
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"])?;
+    for node in &nodes {
+        let emptied = async || body(node, "/a").await.is_ok_and(|new| new != old);
+        eventually("the node has emptied its cache", emptied).await;
+    }
+    let journal = redis.cli(&["XRANGE", "http_cache:journal", "-", "+"])?;
+    assert!(journal.contains("all"), "{journal}");
     Ok(())
 }

@@ -3,7 +3,13 @@
 use crate::{client, eventually, field, ok, purge};
 use anyhow::Result;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 use weaver_tests::{Gateway, Origin, Redis};
 
@@ -180,5 +186,79 @@ async fn early_refresh_spares_clients_the_wait_at_expiry() -> Result<()> {
     assert!(early.0 < plain.0, "{early:?} {plain:?}");
     // One refresh for both nodes, and not many more than expiries.
     assert!(early.1 <= 12, "{early:?} {plain:?}");
+    Ok(())
+}
+
+/// An origin whose one answer is stale as it comes, and that then breaks off.
+async fn failing(fields: &str) -> Result<(Origin, Arc<AtomicBool>)> {
+    let fails = Arc::new(AtomicBool::new(false));
+    let (answer, failing) = (
+        ok("x", &format!("etag: \"1\"\r\nage: 60\r\n{fields}")),
+        Arc::clone(&fails),
+    );
+    let origin = Origin::start(move |_, mut stream| {
+        let (answer, fails) = (answer.clone(), failing.load(Ordering::SeqCst));
+        async move {
+            if fails {
+                return None;
+            }
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            stream.shutdown().await.ok()?;
+            None
+        }
+    })
+    .await?;
+    Ok((origin, fails))
+}
+
+#[tokio::test]
+async fn grace_serves_stale_without_asking_while_the_upstream_is_ejected() -> Result<()> {
+    let (origin, fails) = failing("cache-control: max-age=60, stale-if-error=0\r\n").await?;
+    let keys = "grace = \"1h\"\neject_after = 2\nretries = 0\neject_for = \"1m\"";
+    let gateway = Gateway::start(&origin.route(keys)).await?;
+    let get = async || {
+        client()
+            .get(gateway.url("/"))
+            .header("host", "h")
+            .send()
+            .await
+    };
+    assert_eq!(get().await?.status(), 200);
+    fails.store(true, Ordering::SeqCst);
+    // It is asked for as long as it may be healthy, and its failures are the client's.
+    assert_eq!(get().await?.status(), 502);
+    assert_eq!(get().await?.status(), 502);
+    let asked = origin.requests();
+    for _ in 0..3 {
+        let answer = get().await?;
+        assert_eq!(answer.status(), 200);
+        assert!(
+            field(&answer, "cache-status").contains("detail=grace"),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(origin.requests(), asked);
+    // What there is nothing stored for is tried all the same.
+    let other = client().get(gateway.url("/other")).send().await?;
+    assert_eq!(other.status(), 502);
+    assert_eq!(origin.requests(), asked + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_route_limits_the_staleness_that_anybody_grants() -> Result<()> {
+    for (keys, expected) in [("", 200), ("max_stale = 0", 502)] {
+        let (origin, fails) = failing("cache-control: max-age=60, stale-if-error=600\r\n").await?;
+        let gateway = Gateway::start(&origin.route(&format!("retries = 0\n{keys}"))).await?;
+        let get = async |wish: &'static str| {
+            let request = client().get(gateway.url("/")).header("cache-control", wish);
+            request.send().await
+        };
+        assert_eq!(get("").await?.status(), 200);
+        fails.store(true, Ordering::SeqCst);
+        for wish in ["", "max-stale=600", "stale-if-error=600"] {
+            assert_eq!(get(wish).await?.status(), expected, "{keys:?} {wish}");
+        }
+    }
     Ok(())
 }

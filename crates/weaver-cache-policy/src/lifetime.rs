@@ -45,6 +45,8 @@ pub struct Lifetime {
     pub stale_while_revalidate: u64,
     /// For how long after that it may be served in place of an error (RFC 5861 §4).
     pub stale_if_error: u64,
+    /// For how long after that it may be served while the origin is known to be failing.
+    pub grace: u64,
     /// What else matters.
     pub flags: Flags,
 }
@@ -88,7 +90,9 @@ impl Lifetime {
         let stale = if self.flags.has(Flags::MUST_REVALIDATE) || self.flags.has(Flags::NO_CACHE) {
             0
         } else {
-            self.stale_while_revalidate.max(self.stale_if_error)
+            self.stale_while_revalidate
+                .max(self.stale_if_error)
+                .max(self.grace)
         };
         let kept = if self.flags.has(Flags::VALIDATOR) {
             keep_validators

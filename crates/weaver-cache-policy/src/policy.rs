@@ -32,6 +32,12 @@ pub struct Policy {
     /// `stale-if-error` of a response that says none, in seconds (RFC 9111 §4.2.4 lets a cache
     /// that cannot reach the origin serve stale).
     pub stale_if_error: u64,
+    /// For how long a response may be served, in seconds after it has become stale, while the
+    /// origin is known to be failing and is not asked; beyond `stale_if_error`, whoever said that.
+    pub grace: u64,
+    /// The most staleness, in seconds, that anybody may grant: the response, the request or this
+    /// policy.
+    pub max_stale: Option<u64>,
     /// Seconds of freshness by status, for responses that say none: negative caching. Not for
     /// patterns, which keep 2xx alone.
     ///
@@ -57,6 +63,8 @@ impl Policy {
             heuristic_max: 86_400,
             stale_while_revalidate: 0,
             stale_if_error: 86_400,
+            grace: 0,
+            max_stale: None,
             by_status: Vec::new(),
         }
     }
@@ -70,6 +78,12 @@ impl Policy {
             client_may_force: false,
             ..Self::standard()
         }
+    }
+
+    /// Milliseconds of staleness granted, within the limit.
+    pub(crate) fn within_max_stale(&self, granted: u64) -> u64 {
+        self.max_stale
+            .map_or(granted, |most| granted.min(most.saturating_mul(1000)))
     }
 }
 

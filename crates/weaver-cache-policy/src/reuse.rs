@@ -49,14 +49,16 @@ impl Wishes {
                 .filter(|_| forced)
                 .map(|seconds| seconds * 1000),
             max_stale: asks.max_stale.map(|seconds| {
-                if seconds == MAX_DELTA {
+                policy.within_max_stale(if seconds == MAX_DELTA {
                     u64::MAX
                 } else {
                     seconds * 1000
-                }
+                })
             }),
             min_fresh: asks.min_fresh.filter(|_| forced).unwrap_or(0) * 1000,
-            stale_if_error: asks.stale_if_error.map(|seconds| seconds * 1000),
+            stale_if_error: asks
+                .stale_if_error
+                .map(|seconds| policy.within_max_stale(seconds * 1000)),
             no_cache: asks.no_cache && forced,
             no_store: asks.no_store,
             only_if_cached: asks.only_if_cached,
@@ -111,11 +113,25 @@ pub fn decide(stored: &Lifetime, wishes: &Wishes, now: Millis) -> Decision {
     Decision::Revalidate
 }
 
+/// How a fetch failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The origin was asked.
+    Answer,
+    /// It is known to be failing, and was not asked.
+    Known,
+}
+
 /// Whether a stored response may stand in for a failed fetch (RFC 9111 §4.2.4, RFC 5861 §4).
 ///
 /// A failure is no answer, or one of 500, 502, 503 and 504.
 #[must_use]
-pub fn may_replace_error(stored: &Lifetime, wishes: &Wishes, now: Millis) -> bool {
+pub fn may_replace_error(
+    stored: &Lifetime,
+    wishes: &Wishes,
+    now: Millis,
+    failure: Failure,
+) -> bool {
     if stored.flags.has(Flags::NO_CACHE) || wishes.no_cache || stored.is_ahead(now) {
         return false;
     }
@@ -126,7 +142,12 @@ pub fn may_replace_error(stored: &Lifetime, wishes: &Wishes, now: Millis) -> boo
     if stored.flags.has(Flags::MUST_REVALIDATE) {
         return false;
     }
-    age - stored.fresh_for < wishes.stale_if_error.unwrap_or(stored.stale_if_error)
+    let granted = wishes.stale_if_error.unwrap_or(stored.stale_if_error);
+    let granted = match failure {
+        Failure::Answer => granted,
+        Failure::Known => granted.max(stored.grace),
+    };
+    age - stored.fresh_for < granted
 }
 
 #[cfg(test)]
@@ -212,6 +233,54 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_policy_limits_what_requests_grant() {
+        let policy = Policy {
+            max_stale: Some(20),
+            ..Policy::standard()
+        };
+        let stored = minute(Flags::default());
+        let wishes = Wishes::of(
+            &[("cache-control", "max-stale, stale-if-error=90")][..],
+            &policy,
+        );
+        let at = |seconds: u64| AT.plus_secs(60 + seconds);
+        assert_eq!(decide(&stored, &wishes, at(20)), Decision::Stale);
+        assert_eq!(decide(&stored, &wishes, at(21)), Decision::Revalidate);
+        assert!(may_replace_error(&stored, &wishes, at(19), Failure::Answer));
+        assert!(!may_replace_error(
+            &stored,
+            &wishes,
+            at(20),
+            Failure::Answer
+        ));
+    }
+
+    #[test]
+    fn grace_is_for_an_origin_that_is_known_to_fail() {
+        let stored = Lifetime {
+            grace: 200_000,
+            ..minute(Flags::default())
+        };
+        let at = |seconds: u64, failure| {
+            let now = AT.plus_secs(60 + seconds);
+            may_replace_error(&stored, &Wishes::none(), now, failure)
+        };
+        assert!(at(99, Failure::Answer) && !at(100, Failure::Answer));
+        assert!(at(199, Failure::Known) && !at(200, Failure::Known));
+        let strict = Lifetime {
+            flags: Flags::MUST_REVALIDATE,
+            ..stored
+        };
+        let now = AT.plus_secs(61);
+        assert!(!may_replace_error(
+            &strict,
+            &Wishes::none(),
+            now,
+            Failure::Known
+        ));
+    }
+
     proptest! {
         /// Nothing is served past its limits.
         #[test]
@@ -220,7 +289,7 @@ mod tests {
             flags in 0_u8..4, max_stale in proptest::option::of(0_u64..60),
         ) {
             let stored = Lifetime { received_at: AT, initial_age: initial, fresh_for: fresh,
-                stale_while_revalidate: swr, stale_if_error: 0, flags: Flags(flags) };
+                stale_while_revalidate: swr, stale_if_error: 0, grace: 0, flags: Flags(flags) };
             let wishes = max_stale.map_or(Wishes::none(), |n| wishes(&format!("max-stale={n}")));
             let staleness = (initial + later).saturating_sub(fresh);
             let fresh_now = initial + later < fresh;
@@ -230,7 +299,7 @@ mod tests {
                 Decision::StaleWhileRevalidate => prop_assert!(flags == 0 && staleness < swr),
                 Decision::Revalidate => {}
             }
-            if may_replace_error(&stored, &wishes, AT.plus(later)) {
+            if may_replace_error(&stored, &wishes, AT.plus(later), Failure::Known) {
                 prop_assert!(fresh_now && flags & 1 == 0);
             }
         }
@@ -252,7 +321,7 @@ mod tests {
                 stale_if_error: stale, ..Lifetime::default() };
             let now = Millis(AT.0 - back);
             prop_assert_eq!(decide(&stored, &Wishes::none(), now), Decision::Revalidate);
-            prop_assert!(!may_replace_error(&stored, &Wishes::none(), now));
+            prop_assert!(!may_replace_error(&stored, &Wishes::none(), now, Failure::Known));
         }
     }
 }

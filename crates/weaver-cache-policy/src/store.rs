@@ -108,10 +108,11 @@ pub fn assess<Q: Headers + ?Sized, A: Headers + ?Sized>(
         }
     );
     let no_cache = says.no_cache.is_whole() && !overridden;
-    let stale_while_revalidate = says
-        .stale_while_revalidate
-        .unwrap_or(policy.stale_while_revalidate)
-        .saturating_mul(1000);
+    let granted = |seconds: u64| policy.within_max_stale(seconds.saturating_mul(1000));
+    let stale_while_revalidate = granted(
+        says.stale_while_revalidate
+            .unwrap_or(policy.stale_while_revalidate),
+    );
     if !validator && (no_cache || (fresh_for == 0 && stale_while_revalidate == 0)) {
         return Err(Bypass::NoFreshness);
     }
@@ -125,10 +126,8 @@ pub fn assess<Q: Headers + ?Sized, A: Headers + ?Sized>(
         },
         fresh_for,
         stale_while_revalidate,
-        stale_if_error: says
-            .stale_if_error
-            .unwrap_or(policy.stale_if_error)
-            .saturating_mul(1000),
+        stale_if_error: granted(says.stale_if_error.unwrap_or(policy.stale_if_error)),
+        grace: granted(policy.grace),
         flags: Flags::default()
             .with(Flags::NO_CACHE, no_cache)
             .with(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version u8 · kind u8 · key (u32 + bytes) · then, by kind:
-//! entry: status u16 · lifetime (5 × u64, flags u8) · position (2 × u64) · fill µs u64
+//! entry: status u16 · lifetime (6 × u64, flags u8) · position (2 × u64) · fill µs u64
 //!        · variant? · fields (u16 × (u16 + name, u32 + value)) · body (u64 + bytes)
 //! index: nonce 16 · variants (u16 × variant)
 //! variant: names (u8 × (u16 + name)) · digest 32 · digest beside language 32
@@ -28,7 +28,7 @@ use weaver_cache_policy::{
     vary::{Names, Variant},
 };
 
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
 /// A compressed record; see [`crate::compress`].
@@ -70,6 +70,7 @@ fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
         life.fresh_for,
         life.stale_while_revalidate,
         life.stale_if_error,
+        life.grace,
     ] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -161,6 +162,7 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
         fresh_for: input.u64()?,
         stale_while_revalidate: input.u64()?,
         stale_if_error: input.u64()?,
+        grace: input.u64()?,
         flags: Flags(input.byte()?),
     };
     let position = Position {

@@ -10,7 +10,7 @@ mod confirm;
 mod keep;
 
 use crate::{
-    Detached, OriginUnreachable, Rule,
+    Detached, OriginUnreachable, Replaceable, Rule,
     entry::{Entry, Head, Index, MapFields, StoredFields},
     flight::{Landing, Lead, Reader},
     key::KeyBytes,
@@ -35,7 +35,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 use weaver_cache_policy::{
     Bypass, Lifetime, Millis, Outcome,
-    reuse::{self, Decision, Wishes},
+    reuse::{self, Decision, Failure, Wishes},
     status::{Forward, Member},
     store::{self, Answered, Asked},
     validation,
@@ -157,6 +157,11 @@ impl Fill {
         }
         if reply.is_none() {
             req.extensions_mut().insert(Detached);
+        }
+        if let Some(stored) = &self.stored
+            && self.may_replace(stored, self.shared.now(), Failure::Known)
+        {
+            req.extensions_mut().insert(Replaceable);
         }
         let mut times = Times::begin(&self.shared);
         let mut beginning = None;
@@ -317,9 +322,15 @@ impl Fill {
                 .response()
                 .extensions()
                 .get::<OriginUnreachable>()
-                .is_some();
-            let failed = unreachable || matches!(status.as_u16(), 500 | 502 | 503 | 504);
-            if failed && self.may_replace(&stored, times.received_at) {
+                .copied();
+            let failure = match unreachable {
+                Some(OriginUnreachable::Known) => Some(Failure::Known),
+                Some(OriginUnreachable::Asked) => Some(Failure::Answer),
+                None => matches!(status.as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Answer),
+            };
+            if let Some(failure) = failure
+                && self.may_replace(&stored, times.received_at, failure)
+            {
                 let req = res.into_parts().0;
                 self.lead.flight.land(Landing::Entry(
                     Arc::clone(&stored),
@@ -329,7 +340,10 @@ impl Fill {
                 let member = Member {
                     forward: Some(self.forward),
                     forward_status: Some(status.as_u16()),
-                    detail: Some("stale-if-error"),
+                    detail: Some(match failure {
+                        Failure::Answer => "stale-if-error",
+                        Failure::Known => "grace",
+                    }),
                     ..Member::default()
                 };
                 send(
@@ -353,10 +367,10 @@ impl Fill {
         }
     }
 
-    fn may_replace(&self, stored: &Entry, now: Millis) -> bool {
+    fn may_replace(&self, stored: &Entry, now: Millis, failure: Failure) -> bool {
         // One error is no better than another.
         !stored.head.status.is_server_error()
-            && reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now)
+            && reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now, failure)
     }
 
     fn assess<B: MessageBody>(

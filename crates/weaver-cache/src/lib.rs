@@ -90,8 +90,21 @@ pub use weaver_cache_policy as policy;
 /// Marks a response that a handler made because it could not reach the origin: put it into the
 /// response's extensions. A stored response may then be served in its place, and requests that
 /// wait for the same key get the same status instead of trying one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginUnreachable {
+    /// It was asked, and did not answer.
+    Asked,
+    /// It has been failing, and was not asked. What is stored may then be served for as long as
+    /// [`Policy::grace`](policy::Policy::grace) says.
+    Known,
+}
+
+/// Marks a request for which a stored response may stand in, should the handler know that the
+/// origin is failing: the cache puts it into the request's extensions. The handler may then answer
+/// at once, with [`OriginUnreachable::Known`], rather than try an origin that it would otherwise
+/// try for want of a better one.
 #[derive(Clone, Copy, Debug)]
-pub struct OriginUnreachable;
+pub struct Replaceable;
 
 /// Marks a request whose client has been answered from the store already, and that goes to the
 /// handler only to refresh it: the cache puts it into the request's extensions. A handler must then

@@ -137,6 +137,8 @@ fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
             policy.stale_while_revalidate,
         ),
         stale_if_error: seconds(route.stale_if_error, policy.stale_if_error),
+        grace: route.grace.as_secs(),
+        max_stale: route.max_stale.map(|most| most.as_secs()),
         by_status: route.negative_ttl.clone(),
         ..policy
     };

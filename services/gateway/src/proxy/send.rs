@@ -20,7 +20,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
-use weaver_cache::{Detached, OriginUnreachable};
+use weaver_cache::{Detached, OriginUnreachable, Replaceable};
 
 /// Pieces of a request's body between the client and the upstream.
 const PIECES: usize = 8;
@@ -72,7 +72,10 @@ impl Failure {
                 "the upstream broke off before it had answered",
             ),
         };
-        unreachable(problem::of_upstream(status, detail, upstream))
+        unreachable(
+            problem::of_upstream(status, detail, upstream),
+            OriginUnreachable::Asked,
+        )
     }
 
     fn log(&self, upstream: &str) {
@@ -89,9 +92,16 @@ impl Failure {
     }
 }
 
-fn unreachable(mut response: HttpResponse) -> HttpResponse {
-    response.extensions_mut().insert(OriginUnreachable);
+fn unreachable(mut response: HttpResponse, how: OriginUnreachable) -> HttpResponse {
+    response.extensions_mut().insert(how);
     response
+}
+
+fn none_healthy(route: &Route) -> HttpResponse {
+    let detail = "no upstream of this route is healthy";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let response = problem::of_upstream(status, detail, &route.config.name);
+    unreachable(response, OriginUnreachable::Known)
 }
 
 /// Forwards a request to an upstream of its route.
@@ -109,6 +119,9 @@ pub(crate) async fn forward(
         return problem::problem(StatusCode::NOT_IMPLEMENTED, "CONNECT is not answered");
     };
     let config = &route.config;
+    if req.extensions().contains::<Replaceable>() && route.upstreams.are_all_out() {
+        return none_healthy(route);
+    }
     let upgrade = req.headers().contains_key(header::UPGRADE);
     let has_body = has_body(req);
     let fields = fields::of_request(req, admitted, config.host.as_deref(), upgrade);
@@ -131,10 +144,7 @@ pub(crate) async fn forward(
     let mut tried: Vec<Arc<Upstream>> = Vec::new();
     loop {
         let Some((upstream, in_flight)) = route.upstreams.choose(&tried) else {
-            let detail = "no upstream of this route is healthy";
-            let response =
-                problem::of_upstream(StatusCode::SERVICE_UNAVAILABLE, detail, &config.name);
-            return unreachable(response);
+            return none_healthy(route);
         };
         let Some(this_body) = body.take() else {
             return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");

@@ -111,6 +111,15 @@ impl Upstreams {
         Some((Arc::clone(chosen), InFlight(Some(Arc::clone(chosen)))))
     }
 
+    /// Whether all of them are ejected or unhealthy.
+    pub(super) fn are_all_out(&self) -> bool {
+        let now = self.now();
+        self.all.iter().all(|upstream| {
+            upstream.unhealthy.load(Ordering::Relaxed)
+                || upstream.ejected_until.load(Ordering::Relaxed) > now
+        })
+    }
+
     pub(super) fn succeeded(&self, upstream: &Upstream) {
         upstream.failures.store(0, Ordering::Relaxed);
         upstream.ejected_until.store(0, Ordering::Relaxed);
@@ -118,7 +127,7 @@ impl Upstreams {
 
     pub(super) fn failed(&self, upstream: &Upstream) {
         let failures = upstream.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures >= self.eject_after && self.all.len() > 1 {
+        if failures >= self.eject_after {
             let pause = u64::try_from(self.eject_for.as_millis()).unwrap_or(u64::MAX);
             upstream
                 .ejected_until

@@ -43,6 +43,10 @@ pub struct RouteConfig {
     pub stale_while_revalidate: Option<Duration>,
     /// `stale-if-error` of responses that say none, in place of the cache's.
     pub stale_if_error: Option<Duration>,
+    /// How long stale responses are served while all upstreams are ejected or unhealthy.
+    pub grace: Duration,
+    /// The most staleness that response, request or configuration may grant.
+    pub max_stale: Option<Duration>,
     /// The Host sent on; `None` keeps the client's.
     pub host: Option<String>,
     /// The deadline of a connection attempt.
@@ -177,6 +181,8 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         client_may_force: section.flag("client_may_force", true),
         stale_while_revalidate: section.parsed("stale_while_revalidate", values::duration),
         stale_if_error: section.parsed("stale_if_error", values::duration),
+        grace: section.duration("grace", Duration::ZERO, Duration::ZERO),
+        max_stale: section.parsed("max_stale", values::duration),
         host: section.text("host"),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), least),
         first_byte_timeout: section.duration("first_byte_timeout", Duration::from_secs(60), least),

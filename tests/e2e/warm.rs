@@ -1,10 +1,11 @@
 //! Warming, as an operator does it: from the command line, and by the admin port.
 
-use crate::{client, field, ok, purge};
+use crate::{client, eventually, field, ok, purge};
 use anyhow::Result;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
-use weaver_tests::{Gateway, Origin, scratch};
+use std::{sync::Arc, time::Duration};
+use tokio::{io::AsyncWriteExt as _, sync::Notify};
+use weaver_tests::{Gateway, Origin, Redis, scratch};
 
 async fn run(gateway: &Gateway, arguments: &[&str]) -> Result<(bool, String, String)> {
     let admin = gateway.admin_url("");
@@ -147,5 +148,120 @@ async fn progress_is_told_and_limits_hold() -> Result<()> {
     assert_eq!(all["jobs"].as_array().map(Vec::len), Some(4));
     let missing = client().get(gateway.admin_url("/warm/9")).send().await?;
     assert_eq!(missing.status(), 404);
+    Ok(())
+}
+
+/// Waits for `/readyz`, and returns what it said before.
+async fn readiness(gateway: &Gateway) -> Result<(u16, String)> {
+    let answer = client().get(gateway.admin_url("/readyz")).send().await?;
+    Ok((answer.status().as_u16(), answer.text().await?))
+}
+
+#[tokio::test]
+async fn what_was_hottest_before_a_restart_is_warm_before_the_node_is_ready() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = site().await?;
+    let users =
+        "[auth]\nmode = \"none\"\n[cache.patterns]\n\"/mine\" = { ttl = 60, per_user = true }\n";
+    let config = format!("{}{users}{}", redis.section(), origin.route(""));
+    let mut first = Gateway::start(&config).await?;
+    first.ready_for_redis().await?;
+    let client = client();
+    let get = async |path: &str| -> Result<()> {
+        let request = client.get(first.url(path)).header("host", "h");
+        request
+            .header("authorization", "Bearer 1")
+            .send()
+            .await?
+            .bytes()
+            .await?;
+        Ok(())
+    };
+    for path in ["/mine", "/mine", "/gone", "/once"] {
+        get(path).await?;
+    }
+    for _ in 0..2000 {
+        client
+            .get(first.url("/hot?a=b"))
+            .header("host", "h")
+            .send()
+            .await?
+            .bytes()
+            .await?;
+    }
+    client
+        .get(first.url("/cold"))
+        .header("host", "h")
+        .send()
+        .await?
+        .bytes()
+        .await?;
+    let hottest = client.get(first.admin_url("/hottest")).send().await?;
+    let hottest: serde_json::Value = hottest.json().await?;
+    let urls: Vec<_> = hottest["urls"].as_array().into_iter().flatten().collect();
+    assert_eq!(urls[0]["url"], "http://h/hot?a=b", "{hottest}");
+    assert!(urls[0]["hits"].as_u64() > Some(200), "{hottest}");
+    assert!(urls.iter().any(|hot| hot["url"] == "http://h/cold"));
+    // Neither what is one user's, nor what is not stored.
+    assert!(!hottest.to_string().contains("mine") && !hottest.to_string().contains("gone"));
+
+    first.process().signal("TERM")?;
+    let ended = first.process_mut().wait(Duration::from_secs(10)).await?;
+    assert_eq!(ended, Some(0));
+    let asked = origin.requests();
+    let second = Gateway::start(&format!("{config}[warm]\nhottest = 10\n")).await?;
+    eventually("it is ready", async || {
+        readiness(&second)
+            .await
+            .is_ok_and(|(status, _)| status == 200)
+    })
+    .await;
+    let entry = second.admin_url("/entry?url=http://h/hot%3Fa=b");
+    let entry = client.get(entry).send().await?.text().await?;
+    assert!(entry.contains("\"memory\""), "{entry}");
+    assert_eq!(origin.requests(), asked, "it came from redis");
+
+    let (done, out, err) = run(&second, &["--hottest", "10"]).await?;
+    assert!(done && out.contains("\"failed\":0"), "{out}{err}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_is_ready_once_it_is_warm_or_out_of_patience() -> Result<()> {
+    let gate = Arc::new(Notify::new());
+    let (open, asked) = (Arc::clone(&gate), Arc::new(Notify::new()));
+    let comes = Arc::clone(&asked);
+    let origin = Origin::start(move |_, mut stream| {
+        let (gate, comes) = (Arc::clone(&gate), Arc::clone(&comes));
+        async move {
+            comes.notify_one();
+            gate.notified().await;
+            let answer = ok("x", "cache-control: max-age=60\r\n");
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await?;
+    let route = origin.route("");
+    let gateway = Gateway::start(&format!("{route}[warm]\nurls = [\"http://h/slow\"]\n")).await?;
+    asked.notified().await;
+    assert_eq!(readiness(&gateway).await?, (503, "warming".to_owned()));
+    open.notify_one();
+    eventually("it is ready", async || {
+        readiness(&gateway)
+            .await
+            .is_ok_and(|(status, _)| status == 200)
+    })
+    .await;
+    assert!(is_hit(&gateway, "/slow").await?);
+    // An upstream that does not answer does not keep it from being ready.
+    let warm = "[warm]\nurls = [\"http://h/never\"]\ntimeout = \"100ms\"\n";
+    let gateway = Gateway::start(&format!("{route}{warm}")).await?;
+    eventually("it is ready", async || {
+        readiness(&gateway)
+            .await
+            .is_ok_and(|(status, _)| status == 200)
+    })
+    .await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-use crate::{Node, Position, Purge, shared::Shared};
+use crate::{HotUrl, Node, Position, Purge, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
@@ -153,6 +153,41 @@ impl CacheHandle {
         }
         self.shared.flights.doom_all();
         self.purge(Purge::All, false).await
+    }
+
+    /// The URLs that all nodes serve most often from the cache, the hottest first, those of nodes
+    /// that have stopped included; without Redis this node's own. Counted by sampling, and only what
+    /// is stored for everybody: at most 1,000 for each node.
+    ///
+    /// # Errors
+    ///
+    /// If Redis was not reached.
+    pub async fn hottest(&self, most: usize) -> Result<Vec<HotUrl>, PoolError> {
+        match &self.shared.hot_share {
+            Some(share) => share.merged(self.shared.hot.top(usize::MAX), most).await,
+            None => Ok(self.shared.hot.top(most)),
+        }
+    }
+
+    /// Writes what this node finds hottest to Redis, so that it is known after the node has stopped.
+    /// Call it now and then, and before the end.
+    ///
+    /// # Errors
+    ///
+    /// If Redis was not reached.
+    pub async fn remember_hottest(&self) -> Result<(), PoolError> {
+        match &self.shared.hot_share {
+            Some(share) => share.write(&self.shared.hot.top(usize::MAX)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether Redis is a tier of this cache now: it is reached, and the purges made so far are
+    /// applied. Without Redis never.
+    #[must_use]
+    pub fn uses_redis(&self) -> bool {
+        let redis = self.shared.journal.as_ref();
+        redis.is_some_and(|redis| redis.follower().current())
     }
 
     /// Begins the statistics anew.

@@ -137,6 +137,8 @@ pub(crate) struct Parsed<'a> {
     /// Where the query is, with what says of which kind it is.
     section: std::ops::Range<usize>,
     kind: u8,
+    /// Whether there is a `?`.
+    asked: bool,
 }
 
 impl Parsed<'_> {
@@ -161,9 +163,11 @@ pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     let (host, path) = (take(&mut rest)?, take(&mut rest)?);
     let start = key.len() - rest.len();
     let (kind, mut rest) = rest.split_first()?;
+    let mut asked = false;
     let query = match *kind {
         QUERY_KEPT => {
-            rest = rest.get(1..)?;
+            asked = *rest.first()? != 0;
+            rest = &rest[1..];
             Some(take(&mut rest)?)
         }
         QUERY_CANONICAL | QUERY_PARTLY => Some(take(&mut rest)?),
@@ -175,7 +179,30 @@ pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
         query,
         section: start..key.len() - rest.len(),
         kind: *kind,
+        asked,
     })
+}
+
+/// The URL of a key, unless the key names a user or is of one variant.
+pub(crate) fn public_url(key: &[u8]) -> Option<String> {
+    let parsed = parse(key)?;
+    let mut rest = &key[parsed.section.end..];
+    while let Some((tag, after)) = rest.split_first() {
+        rest = match tag {
+            b'-' => after,
+            b'h' => after.get(32..)?,
+            _ => return None,
+        };
+    }
+    // A URL with other characters is in no key: HTTP admits none.
+    let mut url = format!("http://{}{}", parsed.host, parsed.path);
+    if let Some(query) = parsed.query
+        && (parsed.asked || !query.is_empty())
+    {
+        url.push('?');
+        url.push_str(query);
+    }
+    (!parsed.host.is_empty()).then_some(url)
 }
 
 /// The key under which it is kept how the responses of a key's path vary by their query.
@@ -213,6 +240,45 @@ mod tests {
     use actix_web::http::header::{HeaderName, HeaderValue};
     use proptest::prelude::*;
     use weaver_cache_policy::Policy;
+
+    #[test]
+    fn a_key_tells_its_url_unless_it_is_one_users() {
+        let mut rule = Rule::new("r", Policy::standard());
+        let none = HeaderMap::new();
+        let url = |rule: &Rule, query, headers: &HeaderMap| {
+            public_url(&key("H:81", "/a%20b", query, rule, headers))
+        };
+        assert_eq!(
+            url(&rule, None, &none).as_deref(),
+            Some("http://h:81/a%20b")
+        );
+        assert_eq!(
+            url(&rule, Some(""), &none).as_deref(),
+            Some("http://h:81/a%20b?")
+        );
+        assert_eq!(
+            url(&rule, Some("x=1"), &none).as_deref(),
+            Some("http://h:81/a%20b?x=1")
+        );
+        rule.query = QueryRule::Only(vec!["x".to_owned()]);
+        assert_eq!(
+            url(&rule, Some("x=1&y=2"), &none).as_deref(),
+            Some("http://h:81/a%20b?x=1")
+        );
+        assert_eq!(
+            url(&rule, Some("y=2"), &none).as_deref(),
+            Some("http://h:81/a%20b")
+        );
+        rule.vary_on = vec![HeaderName::from_static("accept"), AUTHORIZATION];
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            HeaderName::from_static("accept"),
+            HeaderValue::from_static("a"),
+        );
+        assert!(url(&rule, None, &headers).is_some());
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+        assert_eq!(url(&rule, None, &headers), None);
+    }
 
     fn key(
         host: &str,

@@ -62,6 +62,7 @@ mod exchange;
 mod fill;
 mod flight;
 mod handle;
+mod hot;
 mod identity;
 mod inspect;
 mod invalidate;
@@ -79,6 +80,7 @@ mod shared;
 
 pub use config::{CacheConfig, CachePattern};
 pub use handle::{CacheHandle, CacheStore, PurgeError};
+pub use hot::HotUrl;
 pub use identity::Principal;
 pub use inspect::{Standing, Stored};
 pub use journal::{Position, Purge, roster::Node};

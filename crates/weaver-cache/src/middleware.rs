@@ -2,7 +2,8 @@ use crate::{
     CacheConfig, CacheHandle, CacheStore, Rule,
     exchange::{self, Begun, Response},
     flight::{Budget, Flights},
-    identity::Secret,
+    hot::share::Share,
+    identity::{Secret, random_hex},
     journal::PurgeLog,
     memory::Memory,
     redis::RedisTier,
@@ -60,6 +61,10 @@ impl ResponseCache {
         let rules: Arc<Rules> = Arc::new(rules);
         let log = Arc::new(PurgeLog::new());
         let memory = (config.memory > 0).then(|| Memory::new(config.memory));
+        let hot_share = store.pool.clone().map(|pool| {
+            let own = format!("{}.{}", config.node, random_hex::<4>());
+            Arc::new(Share::new(pool, &config.cache_prefix, own))
+        });
         let redis = store.pool.map(|pool| {
             let emptied = memory.clone();
             RedisTier::new(
@@ -80,6 +85,8 @@ impl ResponseCache {
             markers: Shared::markers(&config),
             budget: Budget::new(config.max_filling),
             metrics: store.metrics,
+            hot: Arc::default(),
+            hot_share,
             rules,
             memory,
             journal: redis.clone(),

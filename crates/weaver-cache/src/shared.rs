@@ -5,6 +5,7 @@ use crate::{
     clock::{millis, unix_millis},
     entry::{Entry, Index, MapFields, Record},
     flight::{Budget, Flights},
+    hot::{Hot, share::Share},
     identity::{Secret, random},
     journal::{PurgeLog, Verdict},
     key,
@@ -46,6 +47,9 @@ pub(crate) struct Shared {
     pub(crate) markers: Moka<Arc<[u8]>, ()>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) metrics: CacheMetrics,
+    pub(crate) hot: Arc<Hot>,
+    /// Where the nodes share what is hot.
+    pub(crate) hot_share: Option<Arc<Share>>,
 }
 
 /// A cache with one of its tiers.

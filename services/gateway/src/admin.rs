@@ -10,6 +10,7 @@ use actix_web::{
     http::{StatusCode, header},
     web,
 };
+use std::sync::atomic::Ordering;
 use subtle::ConstantTimeEq;
 use weaver_metrics::report::Status;
 
@@ -26,6 +27,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(warm::list)),
         )
         .route("/warm/{job}", web::get().to(warm::progress))
+        .route("/hottest", web::get().to(warm::hottest))
         .route("/entry", web::get().to(entry::entry))
         .route(
             "/dashboard",
@@ -41,6 +43,9 @@ async fn livez() -> HttpResponse {
 async fn readyz(state: web::Data<State>) -> HttpResponse {
     if state.is_draining() {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "draining");
+    }
+    if state.warming.load(Ordering::Acquire) {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "warming");
     }
     match state.status() {
         // Without Redis requests are served all the same.
@@ -63,15 +68,8 @@ async fn metrics(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
 async fn nothing() -> HttpResponse {
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm and /entry",
+        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm, /hottest and /entry",
     )
-}
-
-/// The name and the value of `Name: value`.
-fn header_line(line: &str) -> Result<(&str, &str), String> {
-    line.split_once(':')
-        .map(|(name, value)| (name.trim(), value.trim()))
-        .ok_or_else(|| format!("{line:?} is not \"Name: value\""))
 }
 
 async fn later(req: HttpRequest, state: web::Data<State>, what: &'static str) -> HttpResponse {

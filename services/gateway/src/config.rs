@@ -12,7 +12,7 @@ mod values;
 pub use sections::{
     AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, HealthCheckConfig, JwtConfig,
     JwtKey, LogFormat, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig,
-    TelemetryConfig,
+    TelemetryConfig, WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
@@ -36,6 +36,8 @@ pub struct Config {
     pub redis: Option<RedisPoolConfig>,
     /// `[cache]`
     pub cache: CacheConfig,
+    /// `[warm]`
+    pub warm: WarmConfig,
     /// `[admin]`
     pub admin: AdminConfig,
     /// `[ask]`

@@ -34,6 +34,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
+    time::timeout,
 };
 use weaver_cache::{CacheStore, ResponseCache};
 use weaver_metrics::{CacheMetrics, HttpMetrics, RedisPoolMetrics, Registry};
@@ -42,6 +43,8 @@ use wire::WireStream;
 
 /// Pending connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
+/// For the last thing written to Redis.
+const HOTTEST_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A gateway that serves.
 pub struct Running {
@@ -79,6 +82,10 @@ impl Running {
         admin.stop(false).await;
         let _ = admin_task.await;
         drop(self.tasks);
+        if let Some(cache) = self.state.cache() {
+            // Best effort: it was written a minute ago too.
+            let _ = timeout(HOTTEST_DEADLINE, cache.remember_hottest()).await;
+        }
         if let Some(pool) = &self.state.redis {
             pool.close().await;
         }
@@ -134,6 +141,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         cache: RwLock::new(None),
         registry: Arc::new(registry),
         draining: AtomicBool::new(false),
+        warming: AtomicBool::new(config.warm.is_needed()),
         cache_metrics,
         redis,
         config,

@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) redis: Option<RedisPool>,
     pub(crate) draining: AtomicBool,
     pub(crate) warmer: Warmer,
+    /// Whether what is to be warmed on start is not warm yet.
+    pub(crate) warming: AtomicBool,
 }
 
 impl State {

@@ -1,6 +1,7 @@
 //! Warming: URLs fetched into the cache ahead of their use, through this node's own public port, as
 //! clients would: with its authentication, its limits and its rules.
 
+use crate::state::State;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Uri, header};
@@ -16,14 +17,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{
+    sync::watch,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
+use weaver_cache::{CacheHandle, HotUrl};
 
 /// URLs of one job.
 pub(crate) const MAX_URLS: usize = 10_000;
@@ -35,6 +38,8 @@ const MAX_REMEMBERED: usize = 64;
 const AT_ONCE: usize = 8;
 /// For one response; the route's own deadlines are shorter.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks whether Redis is there.
+const POLL: Duration = Duration::from_millis(20);
 
 /// What is to be warmed.
 pub(crate) struct Order {
@@ -46,12 +51,28 @@ pub(crate) struct Order {
     pub(crate) headers: HeaderMap,
 }
 
+/// A URL with its host.
+pub(crate) fn url(line: &str) -> Result<Uri, String> {
+    let uri: Uri = line.parse().map_err(|_| format!("{line:?} is no URL"))?;
+    match uri.authority() {
+        Some(_) => Ok(uri),
+        None => Err(format!("{line:?} needs its host: each host has its own")),
+    }
+}
+
+/// The name and the value of `Name: value`.
+pub(crate) fn header_line(line: &str) -> Result<(&str, &str), String> {
+    line.split_once(':')
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .ok_or_else(|| "a header is \"Name: value\"".to_owned())
+}
+
 /// A job, and how far it is.
 #[derive(Default)]
 pub(crate) struct Job {
     id: u64,
     total: u64,
-    ended: AtomicBool,
+    ended: watch::Sender<bool>,
     stored: AtomicU64,
     hits: AtomicU64,
     unstored: AtomicU64,
@@ -73,8 +94,14 @@ impl Job {
             "unstored": unstored,
             "failed": failed,
             "last_problem": *self.problem.lock(),
-            "ended": self.ended.load(Ordering::Acquire),
+            "ended": *self.ended.borrow(),
         })
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&self) {
+        // The sender is the job's own, so it is there.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     fn count(&self, outcome: Result<&AtomicU64, String>) {
@@ -176,7 +203,7 @@ async fn work(public: SocketAddr, order: Order, job: Arc<Job>) {
             known.count(outcome);
         })
         .await;
-    job.ended.store(true, Ordering::Release);
+    job.ended.send_replace(true);
 }
 
 enum Fetched {
@@ -220,5 +247,51 @@ async fn fetch(
         Err(format!("status {}", status.as_u16()))
     } else {
         Ok(Fetched::Unstored)
+    }
+}
+
+/// Warms what the configuration names, then says that the node is ready; after the configured time
+/// it is so in any case, and what is left goes on behind.
+pub(crate) async fn on_start(state: &State) {
+    let config = &state.config.warm;
+    if config.is_needed() && timeout(config.timeout, warm_up(state)).await.is_err() {
+        tracing::warn!(after = ?config.timeout, "ready although not warm yet");
+    }
+    state.warming.store(false, Ordering::Release);
+}
+
+async fn warm_up(state: &State) {
+    let config = &state.config.warm;
+    let mut urls = config.urls.clone();
+    if let (Some(cache), true) = (state.cache(), config.hottest > 0) {
+        // What is listed is not to wait for a Redis that does not come.
+        match timeout(config.timeout / 2, hottest(&cache, state)).await {
+            Ok(hottest) => urls.extend(hottest.iter().filter_map(|hot| url(&hot.url).ok())),
+            Err(_) => tracing::warn!("redis was not reached, and with it what was hottest"),
+        }
+    }
+    urls.truncate(MAX_URLS);
+    let order = Order {
+        urls,
+        rate: config.rate,
+        headers: config.headers.clone(),
+    };
+    let Some(job) = state.warmer.begin(order) else {
+        return;
+    };
+    job.ended().await;
+    tracing::info!(report = %job.report(), "warm");
+}
+
+async fn hottest(cache: &CacheHandle, state: &State) -> Vec<HotUrl> {
+    // What Redis has must not be fetched from the upstreams for want of a moment.
+    while state.redis.is_some() && !cache.uses_redis() {
+        sleep(POLL).await;
+    }
+    loop {
+        match cache.hottest(state.config.warm.hottest).await {
+            Ok(hottest) => return hottest,
+            Err(_) => sleep(POLL).await,
+        }
     }
 }

@@ -102,6 +102,9 @@ impl<S> Exchange<S> {
                 counters.saved(entry.fill_micros as f64 / 1e6 - took);
             }
         }
+        if matches!(outcome, Outcome::Hit | Outcome::Stale) {
+            self.shared.hot.hit(&self.exact);
+        }
         respond::from_entry(
             entry,
             &self.client(method, headers),

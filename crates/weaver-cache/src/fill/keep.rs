@@ -235,6 +235,7 @@ impl Fill {
             fill_micros: micros(begun),
             checked: unchecked(),
         });
+        self.shared.hot.stored(&self.exact);
         self.shared
             .store(
                 entry,

@@ -1,7 +1,7 @@
 //! `GET /entry?url=`: what each tier has for a URL, and what would become of it.
 
-use super::{header_line, refusal};
-use crate::{problem::problem, state::State};
+use super::refusal;
+use crate::{problem::problem, state::State, warm::header_line};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{

@@ -1,10 +1,10 @@
 //! `POST /warm`, and how far it is.
 
-use super::{header_line, refusal};
+use super::refusal;
 use crate::{
     problem::problem,
     state::State,
-    warm::{MAX_URLS, Order},
+    warm::{MAX_URLS, Order, header_line, url},
 };
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -41,13 +41,7 @@ impl WarmRequest {
         if !(1..=100_000).contains(&self.rate) {
             return Err("rate is 1 to 100000 requests a second".to_owned());
         }
-        let urls = self.urls.iter().map(|url| {
-            let uri: http::Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
-            match uri.authority() {
-                Some(_) => Ok(uri),
-                None => Err(format!("{url:?} needs its host: each host has its own")),
-            }
-        });
+        let urls = self.urls.iter().map(|line| url(line));
         let mut headers = http::HeaderMap::new();
         for line in &self.headers {
             let (name, value) = header_line(line)?;
@@ -113,4 +107,42 @@ fn answer(status: StatusCode, body: &Value) -> HttpResponse {
     HttpResponse::build(status)
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .json(body)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Most {
+    #[serde(default = "most")]
+    limit: usize,
+}
+
+fn most() -> usize {
+    100
+}
+
+/// `GET /hottest?limit=100`
+pub(super) async fn hottest(
+    req: HttpRequest,
+    state: web::Data<State>,
+    query: web::Query<Most>,
+) -> HttpResponse {
+    if let Some(refused) = refusal(&req, &state) {
+        return refused;
+    }
+    let Some(cache) = state.cache() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the cache is not up yet");
+    };
+    match cache.hottest(query.limit.min(MAX_URLS)).await {
+        Ok(urls) => {
+            let urls: Value = urls
+                .iter()
+                .map(|hot| json!({ "url": hot.url, "hits": hot.hits }))
+                .collect();
+            answer(StatusCode::OK, &json!({ "urls": urls }))
+        }
+        Err(error) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!("redis was not reached: {error}"),
+        ),
+    }
 }

@@ -9,9 +9,11 @@ mod auth;
 mod cache;
 mod redis;
 mod routes;
+mod warm;
 
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use routes::{HealthCheckConfig, RouteCache, RouteConfig};
+pub use warm::WarmConfig;
 
 /// `[server]`
 #[derive(Clone, Debug)]
@@ -142,6 +144,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     Config {
         cors: cors(root.section("cors")),
         rate_limit: rate_limit(root.section("rate_limit")),
+        warm: warm::read(root.section("warm")),
         ask: ask(root.section("ask")),
         telemetry: telemetry(root.section("telemetry")),
         routes: routes::read(root.tables("routes"), root),

@@ -31,6 +31,9 @@ pub(crate) struct Warm {
     /// An access log in the common or combined format, for the most used of its URLs
     #[arg(long, value_name = "FILE")]
     access_log: Vec<PathBuf>,
+    /// The URLs that were asked for most, by what the gateways themselves have counted
+    #[arg(long, value_name = "COUNT")]
+    hottest: Option<usize>,
     /// How many of the access log's
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     top: usize,
@@ -52,7 +55,7 @@ pub(crate) struct Warm {
 pub(crate) async fn run(warm: &Warm) -> anyhow::Result<bool> {
     let urls = gather(warm).await?;
     if urls.is_empty() {
-        bail!("there is nothing to warm: give URLs, --file, --sitemap or --access-log");
+        bail!("there is nothing to warm: give URLs, --file, --sitemap, --access-log or --hottest");
     }
     let mark = Mark::of(warm.resume.clone(), &urls)?;
     let bar = ProgressBar::new(urls.len() as u64);
@@ -114,6 +117,11 @@ async fn gather(warm: &Warm) -> anyhow::Result<Vec<String>> {
                 .with_context(|| format!("{sitemap} is no sitemap"))?;
             urls.extend(pages);
         }
+    }
+    if let Some(most) = warm.hottest {
+        let answer = get(&warm.admin, &format!("/hottest?limit={most}")).await?;
+        let hottest = answer["urls"].as_array().into_iter().flatten();
+        urls.extend(hottest.filter_map(|hot| Some(hot["url"].as_str()?.to_owned())));
     }
     for log in &warm.access_log {
         let file = fs::File::open(log).with_context(|| format!("{}", log.display()))?;

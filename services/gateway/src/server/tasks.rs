@@ -33,6 +33,19 @@ impl Tasks {
                 }
             }
         }));
+        let shared = Arc::clone(state);
+        tasks.spawn(every(Duration::from_secs(60), move || {
+            let shared = Arc::clone(&shared);
+            async move {
+                if let Some(cache) = shared.cache()
+                    && let Err(error) = cache.remember_hottest().await
+                {
+                    tracing::debug!(%error, "the hottest URLs could not be written");
+                }
+            }
+        }));
+        let shared = Arc::clone(state);
+        tasks.spawn(async move { crate::warm::on_start(&shared).await });
         for route in state.routes.all() {
             let route = Arc::clone(route);
             tasks.spawn(async move { crate::proxy::check_health(&route).await });

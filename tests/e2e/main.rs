@@ -10,6 +10,7 @@ mod clocks;
 mod failover;
 mod nodes;
 mod operations;
+mod parts;
 mod proxy;
 mod purge;
 mod redis;

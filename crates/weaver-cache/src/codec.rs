@@ -4,6 +4,7 @@
 //! version u8 · kind u8 · key (u32 + bytes) · then, by kind:
 //! entry: status u16 · lifetime (6 × u64, flags u8) · position (2 × u64) · fill µs u64
 //!        · variant? · fields (u16 × (u16 + name, u32 + value)) · body (u64 + bytes)
+//! remote: as entry, without a body · id 16 · length u64 · each u64
 //! index: nonce 16 · variants (u16 × variant)
 //! variant: names (u8 × (u16 + name)) · digest 32 · digest beside language 32
 //!        · language? (u8, u16 + text)
@@ -15,7 +16,7 @@
 
 use crate::{
     Position,
-    entry::{Entry, Head, Index, MAX_VARIANTS, Record},
+    entry::{Entry, Head, Index, MAX_VARIANTS, Parts, Record, Remote},
 };
 use actix_web::http::{
     StatusCode,
@@ -31,13 +32,16 @@ use weaver_cache_policy::{
 pub(crate) const VERSION: u8 = 2;
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
+const KIND_REMOTE: u8 = 4;
+/// A part of a body; see [`crate::redis`].
+pub(crate) const KIND_PART: u8 = 5;
 /// A compressed record; see [`crate::compress`].
 pub(crate) const KIND_PACKED: u8 = 3;
 
 pub(crate) fn encode(record: &Record) -> Bytes {
     let mut out = Vec::with_capacity(match record {
         Record::Entry(entry) => entry.bytes(),
-        Record::Index(..) => record.bytes(),
+        Record::Remote(..) | Record::Index(..) => record.bytes(),
     });
     out.push(VERSION);
     match record {
@@ -45,6 +49,14 @@ pub(crate) fn encode(record: &Record) -> Bytes {
             out.push(KIND_ENTRY);
             put32(&mut out, &entry.key);
             encode_entry(&mut out, entry);
+        }
+        Record::Remote(remote) => {
+            out.push(KIND_REMOTE);
+            put32(&mut out, &remote.entry.key);
+            encode_entry(&mut out, &remote.entry);
+            out.extend_from_slice(&remote.parts.id);
+            out.extend_from_slice(&remote.parts.length.to_le_bytes());
+            out.extend_from_slice(&remote.parts.each.to_le_bytes());
         }
         Record::Index(key, index) => {
             out.push(KIND_INDEX);
@@ -138,6 +150,18 @@ pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
     let key: Arc<[u8]> = wanted.into();
     let record = match kind {
         KIND_ENTRY => Record::Entry(Arc::new(decode_entry(&mut input, key)?)),
+        KIND_REMOTE => {
+            let entry = Arc::new(decode_entry(&mut input, key)?);
+            let parts = Parts {
+                id: *input.array()?,
+                length: input.u64()?,
+                each: input.u64()?,
+            };
+            if !entry.body.is_empty() || parts.length == 0 || parts.each == 0 {
+                return None;
+            }
+            Record::Remote(Arc::new(Remote { entry, parts }))
+        }
         KIND_INDEX => {
             let nonce = *input.array::<16>()?;
             let count = usize::from(input.u16()?);
@@ -360,6 +384,36 @@ mod tests {
             if cut < bytes.len() {
                 prop_assert!(decode(&bytes[..cut], b"key").is_none());
             }
+        }
+
+        #[test]
+        fn what_is_in_parts_reads_back(id in any::<[u8; 16]>(), length in 1_u64.., each in 1_u64..) {
+            let parts = Parts { id, length, each };
+            let entry = Arc::new(entry(b"key", vec![], vec![b'v'], true));
+            let bytes = encode(&Record::Remote(Arc::new(Remote { entry: Arc::clone(&entry), parts })));
+            match decode(&bytes, b"key") {
+                Some(Record::Remote(read)) => {
+                    assert_same(&entry, &read.entry);
+                    prop_assert_eq!(read.parts, parts);
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            for cut in 0..bytes.len() {
+                prop_assert!(decode(&bytes[..cut], b"key").is_none());
+            }
+        }
+
+        #[test]
+        fn parts_make_up_the_whole(length in 1_u64..100_000, each in 1_u64..5000) {
+            let parts = Parts { id: [0; 16], length, each };
+            let mut end = 0;
+            for at in 0..parts.count() {
+                let range = parts.range(at);
+                prop_assert_eq!(range.start, end);
+                prop_assert!(!range.is_empty() && range.len() as u64 <= each);
+                end = range.end;
+            }
+            prop_assert_eq!(end as u64, length);
         }
 
         #[test]

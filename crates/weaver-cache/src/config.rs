@@ -35,6 +35,9 @@ pub struct CacheConfig {
     pub redis_deadline: Duration,
     /// From how many bytes on a record is compressed in Redis, with zstd; 0 is never.
     pub redis_compress: u64,
+    /// Bodies larger than this are in Redis in parts of this many bytes, and are sent on from there as
+    /// they come.
+    pub redis_part: u64,
     /// Writes to Redis that may be outstanding; further ones are left out and counted as errors.
     pub max_redis_writes: usize,
     /// How long a request waits for the response to another's before it asks for itself.
@@ -125,6 +128,7 @@ impl Default for CacheConfig {
             max_filling: 128 << 20,
             redis_deadline: Duration::from_millis(50),
             redis_compress: 0,
+            redis_part: 512 << 10,
             max_redis_writes: 1024,
             collapse_timeout: Duration::from_secs(30),
             lease: Duration::from_secs(3),

@@ -55,6 +55,39 @@ impl Entry {
     }
 }
 
+/// A response whose body is in Redis, in parts.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    /// Without its body; never to be served.
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) parts: Parts,
+}
+
+/// How a body is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    /// Of this body alone: what is written later has another.
+    pub(crate) id: [u8; 16],
+    /// Bytes of the whole, and of each part but the last; neither is 0.
+    pub(crate) length: u64,
+    pub(crate) each: u64,
+}
+
+impl Parts {
+    pub(crate) fn count(&self) -> u64 {
+        self.length.div_ceil(self.each)
+    }
+
+    /// Where a part is in the whole.
+    pub(crate) fn range(&self, at: u64) -> std::ops::Range<usize> {
+        let place = |at: u64| {
+            let place = at.saturating_mul(self.each).min(self.length);
+            usize::try_from(place).unwrap_or(usize::MAX)
+        };
+        place(at)..place(at + 1)
+    }
+}
+
 /// The variants known for a URL, the most recent first.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
@@ -88,6 +121,8 @@ fn variant_bytes(variant: &Variant) -> usize {
 pub(crate) enum Record {
     /// A response.
     Entry(Arc<Entry>),
+    /// A response whose body is elsewhere.
+    Remote(Arc<Remote>),
     /// The index of a URL whose responses vary.
     Index(Arc<[u8]>, Arc<Index>),
 }
@@ -96,6 +131,7 @@ impl Record {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Entry(entry) => entry.bytes(),
+            Self::Remote(remote) => remote.entry.bytes(),
             Self::Index(key, index) => {
                 OVERHEAD + key.len() + index.variants.iter().map(variant_bytes).sum::<usize>()
             }
@@ -105,6 +141,7 @@ impl Record {
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Self::Entry(entry) => &entry.key,
+            Self::Remote(remote) => &remote.entry.key,
             Self::Index(key, _) => key,
         }
     }

@@ -289,6 +289,7 @@ impl<S> Exchange<S> {
                     .shared
                     .find_equivalent(Tier::Redis, &mut self.key, req.headers())
                     .await;
+                let in_redis = self.shared.complete(in_redis).await;
                 if let Some(entry) = &in_redis.entry
                     && self.decide(&in_redis, now) != Decision::Revalidate
                 {

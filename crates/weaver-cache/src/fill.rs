@@ -8,10 +8,11 @@
 mod cluster;
 mod confirm;
 mod keep;
+mod remote;
 
 use crate::{
     Detached, OriginUnreachable, Replaceable, Rule,
-    entry::{Entry, Head, Index, MapFields, StoredFields},
+    entry::{Entry, Head, Index, MapFields, Remote, StoredFields},
     flight::{Landing, Lead, Reader},
     key::KeyBytes,
     lease::Lease,
@@ -50,8 +51,24 @@ pub(crate) enum Reply<B> {
     Entry(HttpRequest, Arc<Entry>, Tier, Outcome, Member),
     /// A response that is being stored.
     Stream(HttpRequest, Arc<Head>, Reader, Member),
+    /// A stored response that comes in from Redis, and what filling it took, in microseconds.
+    Held(HttpRequest, Arc<Head>, Reader, Outcome, u64),
     /// The handler's error.
     Refused(Error),
+}
+
+/// What Redis has of a response.
+enum Held {
+    Here(Arc<Entry>),
+    InParts(Arc<Remote>),
+}
+
+fn outcome_of(decision: Decision) -> Outcome {
+    if decision == Decision::Fresh {
+        Outcome::Hit
+    } else {
+        Outcome::Stale
+    }
 }
 
 type Sender<B> = Option<oneshot::Sender<Reply<B>>>;
@@ -120,7 +137,7 @@ impl Fill {
         B: MessageBody + 'static,
     {
         match self.look_into_redis(&req).await {
-            Some((entry, Decision::StaleWhileRevalidate)) => {
+            Some((Held::Here(entry), Decision::StaleWhileRevalidate)) => {
                 let client = stand_in(&req);
                 self.answer(
                     client,
@@ -131,14 +148,17 @@ impl Fill {
                 );
                 self.stored = Some(entry);
             }
-            Some((entry, decision)) => {
-                let outcome = if decision == Decision::Fresh {
-                    Outcome::Hit
-                } else {
-                    Outcome::Stale
-                };
+            Some((Held::Here(entry), decision)) => {
                 let client = req.into_parts().0;
+                let outcome = outcome_of(decision);
                 return self.answer(client, &entry, outcome, Member::default(), &mut reply);
+            }
+            Some((Held::InParts(remote), decision)) => {
+                let outcome = outcome_of(decision);
+                match self.stream_parts(req, &remote, outcome, &mut reply).await {
+                    Ok(()) => return,
+                    Err(back) => req = back,
+                }
             }
             None => {}
         }
@@ -240,11 +260,8 @@ impl Fill {
         // With a memory tier a part of this node's own is there; one in Redis alone is looked for
         // only where there is none, since every first request would pay for it.
         if part.is_none() && self.shared.memory.is_none() {
-            part = self
-                .shared
-                .find(Tier::Redis, &key, req.headers())
-                .await
-                .entry;
+            let found = self.shared.find(Tier::Redis, &key, req.headers()).await;
+            part = self.shared.complete(found).await.entry;
         }
         let part = part?;
         let fresh = part.head.lifetime.ttl(self.shared.now()) > 0;
@@ -266,7 +283,7 @@ impl Fill {
     }
 
     /// Looks for a usable response in Redis; remembers there what may be validated.
-    async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Arc<Entry>, Decision)> {
+    async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Held, Decision)> {
         if self.softly_purged || self.ranged {
             return None;
         }
@@ -275,13 +292,20 @@ impl Fill {
             .shared
             .find_equivalent(Tier::Redis, &mut self.key, req.headers())
             .await;
-        if found.entry.is_some() || found.index.is_some() {
-            self.shared.promote(&self.key, &found).await;
-        }
+        let found = match self.streamable(&found) {
+            Some(streamable) => {
+                self.shared.promote(&self.key, &found).await;
+                self.index = found.index.or_else(|| self.index.take());
+                return Some(streamable);
+            }
+            None => self.shared.complete(found).await,
+        };
+        self.shared.promote(&self.key, &found).await;
         let Found {
             entry,
             softly_purged,
             index,
+            ..
         } = found;
         self.index = index.or_else(|| self.index.take());
         let entry = entry?;
@@ -295,13 +319,21 @@ impl Fill {
         // What is refreshed early is not refreshed by itself.
         let same = self.early && self.stored.as_ref().is_some_and(newer);
         if decision != Decision::Revalidate && !same {
-            return Some((entry, decision));
+            return Some((Held::Here(entry), decision));
         }
         if !self.stored.as_ref().is_some_and(newer) {
             self.stored = Some(entry);
             self.forward = Forward::Stale;
         }
         None
+    }
+
+    /// A response in parts that answers as it is, and need not be here whole for that.
+    fn streamable(&self, found: &Found) -> Option<(Held, Decision)> {
+        let remote = found.remote.as_ref().filter(|_| !found.softly_purged)?;
+        let decision = reuse::decide(&remote.entry.head.lifetime, &self.wishes, self.shared.now());
+        (matches!(decision, Decision::Fresh | Decision::Stale) && !self.early)
+            .then(|| (Held::InParts(Arc::clone(remote)), decision))
     }
 
     /// A response has come: it replaces, confirms or is replaced by what is stored.

@@ -36,8 +36,9 @@ pub(crate) enum Landing {
     Airborne,
     /// A stored response answers: it was in Redis, the origin confirmed it, or it replaces an error.
     Entry(Arc<Entry>, Tier, Outcome),
-    /// A response that is being stored comes in.
-    Streaming(Arc<Head>, Option<u64>),
+    /// A response comes in, which will be in this node's memory.
+    /// It is from the origin, or it is a stored one that comes from Redis, with what that counts as.
+    Streaming(Arc<Head>, Option<u64>, Option<Outcome>),
     /// The origin was not reached; the status that the leader's client got.
     Failed(u16),
     /// A response that only the leader may have.

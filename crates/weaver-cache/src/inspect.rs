@@ -2,13 +2,12 @@
 
 use crate::{
     CacheHandle, Position, Principal, Rule,
-    entry::{Entry, MapFields, Record},
+    entry::{MapFields, Record},
     journal::Verdict,
     key::{self, Target},
     shared::Shared,
 };
 use actix_web::http::header::HeaderMap;
-use std::sync::Arc;
 use weaver_cache_policy::{
     Flags,
     reuse::{self, Decision, Wishes},
@@ -98,12 +97,14 @@ impl CacheHandle {
             shared.find_equivalent(tier, &mut key, headers).await;
             match shared.get(tier, &key).await {
                 None => {}
-                Some(Record::Entry(entry)) => all.push(shared.describe(tier, &entry, headers)),
+                Some(record @ (Record::Entry(_) | Record::Remote(_))) => {
+                    all.extend(shared.describe(tier, &record, headers));
+                }
                 Some(Record::Index(_, index)) => {
                     for variant in &index.variants {
                         let key = key::of_variant(&key, &index.nonce, &variant.digest);
-                        if let Some(Record::Entry(entry)) = shared.get(tier, &key).await {
-                            all.push(shared.describe(tier, &entry, headers));
+                        if let Some(record) = shared.get(tier, &key).await {
+                            all.extend(shared.describe(tier, &record, headers));
                         }
                     }
                 }
@@ -114,7 +115,12 @@ impl CacheHandle {
 }
 
 impl Shared {
-    fn describe(&self, tier: Tier, entry: &Arc<Entry>, headers: &HeaderMap) -> Stored {
+    fn describe(&self, tier: Tier, record: &Record, headers: &HeaderMap) -> Option<Stored> {
+        let (entry, bytes) = match record {
+            Record::Entry(entry) => (entry, entry.body.len() as u64),
+            Record::Remote(remote) => (&remote.entry, remote.parts.length),
+            Record::Index(..) => return None,
+        };
         let now = self.now();
         let life = &entry.head.lifetime;
         let variant = entry.head.variant.as_ref();
@@ -129,20 +135,20 @@ impl Shared {
                 _ => Standing::Stale,
             },
         };
-        Stored {
+        Some(Stored {
             tier,
             varies_on: variant
                 .map(|variant| variant.names.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
             selected: variant.is_none_or(|variant| variant.matches(self.secret.bytes(), &view)),
             status: entry.head.status.as_u16(),
-            bytes: entry.body.len() as u64,
+            bytes,
             age: life.age(now),
             ttl: life.ttl(now),
             kept_for: self.until(entry).since(now),
             fetched_in: entry.fill_micros,
             position: entry.head.position,
             standing,
-        }
+        })
     }
 }

@@ -1,8 +1,10 @@
-//! The Redis tier: one key for each record, through the shared pool.
+//! The Redis tier: one key for each record, through the shared pool; large bodies have more.
+
+mod parts;
 
 use crate::{
     CacheConfig, codec, compress,
-    entry::Record,
+    entry::{Record, Remote},
     journal::{PurgeLog, stream::Follower},
     key,
     lease::{Lease, Leases},
@@ -27,6 +29,8 @@ struct Inner {
     writes: Arc<Semaphore>,
     /// Values of at least this many bytes are compressed; 0 is none.
     compress: u64,
+    /// Bytes of a body's parts; what is smaller is in one piece with its head.
+    part: u64,
     /// Bytes of the largest record.
     most: u64,
     leases: Leases,
@@ -54,6 +58,7 @@ impl RedisTier {
                 follower: Follower::start(pool.clone(), journal, log, &config.node, lost),
                 writes: Arc::new(Semaphore::new(config.max_redis_writes)),
                 compress: config.redis_compress,
+                part: config.redis_part.max(1),
                 most: config.max_object.saturating_add(MAX_BESIDE_BODY),
                 leases: Leases::new(pool.clone(), prefix.clone(), config.lease, deadline),
                 pool,
@@ -152,6 +157,35 @@ impl RedisTier {
         lease: Option<&mut Lease>,
         last: bool,
     ) -> Result<bool, PoolError> {
+        let Record::Entry(entry) = record else {
+            return self.set(record, life, lease, last).await;
+        };
+        if !self.is_large(entry.body.len()) {
+            return self.set(record, life, lease, last).await;
+        }
+        // The parts of what a large one replaces; those that a small one replaces end by themselves.
+        let old = self.parts_of(&entry.key).await;
+        let parts = self.write_parts(entry, life).await?;
+        let remote = Remote {
+            entry: Remote::without_body(entry),
+            parts,
+        };
+        let head = Record::Remote(Arc::new(remote));
+        let outcome = self.set(&head, life, lease, last).await;
+        let written = matches!(outcome, Ok(true));
+        if let Some(unused) = if written { old } else { Some(parts) } {
+            self.retire(&entry.key, &unused).await;
+        }
+        outcome
+    }
+
+    async fn set(
+        &self,
+        record: &Record,
+        life: i64,
+        lease: Option<&mut Lease>,
+        last: bool,
+    ) -> Result<bool, PoolError> {
         let name = key::redis_name(&self.inner.prefix, record.key());
         let value = compress::pack(codec::encode(record), self.inner.compress).await;
         if let Some(lease) = lease {
@@ -177,6 +211,9 @@ impl RedisTier {
 
     /// Removes a record, best effort: the journal is what makes a purge certain.
     pub(crate) async fn remove(&self, key: &[u8]) -> Result<(), PoolError> {
+        if let Some(parts) = self.parts_of(key).await {
+            self.retire(key, &parts).await;
+        }
         let name = key::redis_name(&self.inner.prefix, key);
         self.inner
             .pool

@@ -3,7 +3,7 @@
 use crate::{
     CacheConfig, Position, Purge, Rule, Tiers,
     clock::{millis, unix_millis},
-    entry::{Entry, Index, MapFields, Record},
+    entry::{Entry, Index, MapFields, Record, Remote},
     flight::{Budget, Flights},
     hot::{Hot, share::Share},
     identity::{Secret, random},
@@ -68,11 +68,13 @@ pub(crate) struct Found {
     pub(crate) softly_purged: bool,
     /// The index of the URL, if its responses vary.
     pub(crate) index: Option<Arc<Index>>,
+    /// In place of the response, one whose body is still in Redis; see [`Shared::complete`].
+    pub(crate) remote: Option<Arc<Remote>>,
 }
 
 impl Found {
     pub(crate) fn is_nothing(&self) -> bool {
-        self.entry.is_none() && self.index.is_none()
+        self.entry.is_none() && self.index.is_none() && self.remote.is_none()
     }
 }
 
@@ -149,6 +151,7 @@ impl Shared {
         let (entry, index) = match memory.get_now(key)? {
             None => return Some(Found::default()),
             Some(Record::Entry(entry)) => (entry, None),
+            Some(Record::Remote(_)) => return None,
             // Variants are rare enough to take the other way.
             Some(Record::Index(_, index)) => {
                 let secret = self.secret.bytes();
@@ -171,6 +174,7 @@ impl Shared {
                 entry: Some(entry),
                 softly_purged: verdict == Verdict::Stale,
                 index,
+                remote: None,
             }),
         }
     }
@@ -180,6 +184,7 @@ impl Shared {
         match self.get(tier, key).await {
             None => Found::default(),
             Some(Record::Entry(entry)) => self.judged(tier, entry, None).await,
+            Some(Record::Remote(remote)) => self.judged_remote(remote, None),
             Some(Record::Index(_, index)) => {
                 let secret = self.secret.bytes();
                 for variant in &index.variants {
@@ -187,8 +192,14 @@ impl Shared {
                         continue;
                     }
                     let key = key::of_variant(key, &index.nonce, &variant.digest);
-                    if let Some(Record::Entry(entry)) = self.get(tier, &key).await {
-                        return self.judged(tier, entry, Some(index)).await;
+                    match self.get(tier, &key).await {
+                        Some(Record::Entry(entry)) => {
+                            return self.judged(tier, entry, Some(index)).await;
+                        }
+                        Some(Record::Remote(remote)) => {
+                            return self.judged_remote(remote, Some(index));
+                        }
+                        _ => {}
                     }
                 }
                 Found {
@@ -214,7 +225,26 @@ impl Shared {
             entry: Some(entry),
             softly_purged: verdict == Verdict::Stale,
             index,
+            remote: None,
         }
+    }
+
+    fn judged_remote(&self, remote: Arc<Remote>, index: Option<Arc<Index>>) -> Found {
+        let verdict = self.log.judge(&remote.entry);
+        Found {
+            entry: None,
+            softly_purged: verdict == Verdict::Stale,
+            index,
+            remote: (verdict != Verdict::Dead).then_some(remote),
+        }
+    }
+
+    /// Fetches the body that is still in Redis; without it nothing was found.
+    pub(crate) async fn complete(&self, mut found: Found) -> Found {
+        if let (Some(remote), Some(redis)) = (found.remote.take(), &self.redis) {
+            found.entry = redis.whole(&remote).await;
+        }
+        found
     }
 
     /// Takes what Redis had into memory, with the freshness it has left.

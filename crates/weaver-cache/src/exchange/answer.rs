@@ -94,17 +94,7 @@ impl<S> Exchange<S> {
             ttl: Some(ttl(&entry.head, now)),
             ..member
         };
-        if self.shared.config.track_stats {
-            let counters = self.rule.counters(&self.shared.metrics);
-            counters.count(tier, outcome.as_str());
-            if matches!(outcome, Outcome::Hit | Outcome::Stale) {
-                let took = self.started.elapsed().as_secs_f64();
-                counters.saved(entry.fill_micros as f64 / 1e6 - took);
-            }
-        }
-        if matches!(outcome, Outcome::Hit | Outcome::Stale) {
-            self.shared.hot.hit(&self.exact);
-        }
+        self.tally(tier, outcome, entry.fill_micros);
         respond::from_entry(
             entry,
             &self.client(method, headers),
@@ -112,6 +102,22 @@ impl<S> Exchange<S> {
             member,
             &self.shared.config.name,
         )
+    }
+
+    /// Counts what is served from the store.
+    fn tally(&self, tier: Tier, outcome: Outcome, fill_micros: u64) {
+        let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);
+        if self.shared.config.track_stats {
+            let counters = self.rule.counters(&self.shared.metrics);
+            counters.count(tier, outcome.as_str());
+            if hit {
+                let took = self.started.elapsed().as_secs_f64();
+                counters.saved(fill_micros as f64 / 1e6 - took);
+            }
+        }
+        if hit {
+            self.shared.hot.hit(&self.exact);
+        }
     }
 
     /// Answers a range request from a stored part, if there is a fresh one that has it.
@@ -126,6 +132,7 @@ impl<S> Exchange<S> {
         let key = partial::key(&self.key);
         for tier in [Tier::Memory, Tier::Redis] {
             let found = self.shared.find(tier, &key, headers).await;
+            let found = self.shared.complete(found).await;
             let Some(entry) = &found.entry else { continue };
             if self.decide(&found, now) != Decision::Fresh {
                 continue;
@@ -172,6 +179,11 @@ impl<S> Exchange<S> {
             }
             Reply::Stream(req, head, reader, member) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
+                Ok(self.stream(req, &head, reader, member, own_headers.as_ref()))
+            }
+            Reply::Held(req, head, reader, outcome, fill_micros) => {
+                self.tally(Tier::Redis, outcome, fill_micros);
+                let member = Member::default();
                 Ok(self.stream(req, &head, reader, member, own_headers.as_ref()))
             }
         }
@@ -239,11 +251,20 @@ impl<S> Exchange<S> {
                 };
                 Follow::Answer(self.serve(req.method(), headers, &entry, served))
             }
-            Landing::Streaming(head, length) if selects(&head) => {
+            Landing::Streaming(head, length, held) if selects(&head) => {
                 let Some(reader) = flight.reader(length) else {
                     return Follow::Alone;
                 };
-                count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
+                let member = match held {
+                    Some(outcome) => {
+                        self.tally(Tier::Redis, outcome, 0);
+                        Member::default()
+                    }
+                    None => {
+                        count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
+                        member
+                    }
+                };
                 Follow::Answer(self.join_flight(req.method(), headers, &head, reader, member))
             }
             Landing::Failed(status) => {

@@ -1,6 +1,6 @@
 //! Whose turn it is to fetch, among the nodes that share a Redis.
 
-use super::Fill;
+use super::{Fill, Held};
 use crate::{
     entry::Entry,
     lease::{Leases, State},
@@ -90,7 +90,15 @@ impl Fill {
     /// What another node has fetched: fresh, or of a fetch that ended while this request waited,
     /// which answers it as it would in one node.
     async fn fetched(&mut self, req: &ServiceRequest, since: Millis) -> Option<Arc<Entry>> {
-        match self.look_into_redis(req).await {
+        let found = match self.look_into_redis(req).await {
+            Some((Held::Here(entry), decision)) => Some((entry, decision)),
+            Some((Held::InParts(remote), decision)) => {
+                let redis = self.shared.redis.as_ref()?;
+                redis.whole(&remote).await.map(|entry| (entry, decision))
+            }
+            None => None,
+        };
+        match found {
             Some((entry, Decision::Fresh)) => Some(entry),
             Some((entry, _)) => Some(entry).filter(|entry| is_since(entry, since)),
             None => self.stored.clone().filter(|entry| is_since(entry, since)),

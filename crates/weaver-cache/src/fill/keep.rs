@@ -117,7 +117,7 @@ impl Fill {
         }
         self.lead
             .flight
-            .land(Landing::Streaming(Arc::clone(&head), length));
+            .land(Landing::Streaming(Arc::clone(&head), length, None));
         let body = response.into_body();
         let begun_bytes = begun.map(|begun| begun.bytes);
         if !room {

@@ -38,6 +38,7 @@ pub(super) fn read(
         max_object: section.size("max_object", defaults.max_object, 0..=1 << 30),
         max_filling: section.size("max_filling", defaults.max_filling, 0..=1 << 40),
         redis_compress: section.size("redis_compress", defaults.redis_compress, 0..=1 << 30),
+        redis_part: section.size("redis_part", defaults.redis_part, 4 << 10..=64 << 20),
         redis_deadline: section.duration(
             "redis_deadline",
             defaults.redis_deadline,

@@ -1,0 +1,211 @@
+//! Large bodies: in parts, each under a key of its own, so that no single value keeps others waiting
+//! and a body can be sent on before it is here whole.
+//!
+//! ```text
+//! version u8 · kind u8 (part) · the bytes
+//! ```
+//!
+//! The parts are written first, under names that are new each time, then the head that leads to
+//! them; so whoever finds a head finds its parts, whatever is written meanwhile. The parts of a head
+//! that is replaced or removed are given a minute, for those who are reading them.
+
+use super::RedisTier;
+use crate::{
+    codec::{self, KIND_PART, VERSION},
+    compress,
+    entry::{Entry, Parts, Record, Remote},
+    flight::Broken,
+    identity::random,
+    key,
+    shared::unchecked,
+};
+use actix_http::body::{MessageBody, SizedStream};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use fred::{interfaces::KeysInterface, types::Expiration};
+use futures_util::{StreamExt as _, future::join_all, stream};
+use std::sync::Arc;
+use weaver_pool::PoolError;
+
+/// How long the parts outlive their head, in milliseconds.
+const LONGER: i64 = 60_000;
+/// Parts that are asked for ahead of the one that is sent.
+const AHEAD: usize = 2;
+const HEADER: [u8; 2] = [VERSION, KIND_PART];
+
+impl RedisTier {
+    /// Whether a body of that many bytes is stored in parts.
+    pub(super) fn is_large(&self, bytes: usize) -> bool {
+        bytes as u64 > self.inner.part
+    }
+
+    /// Writes an entry's body, and gives what leads to it.
+    pub(super) async fn write_parts(&self, entry: &Entry, life: i64) -> Result<Parts, PoolError> {
+        let inner = &*self.inner;
+        let parts = Parts {
+            id: random(),
+            length: entry.body.len() as u64,
+            each: inner.part,
+        };
+        for (at, name) in self.names(&entry.key, &parts).enumerate() {
+            let mut value = BytesMut::from(&HEADER[..]);
+            value.put_slice(&entry.body[parts.range(at as u64)]);
+            let value = compress::pack(value.freeze(), inner.compress).await;
+            let life = Some(Expiration::PX(life.saturating_add(LONGER)));
+            let written = inner.pool.command("SET").key(name.as_bytes());
+            let to = name.clone();
+            written
+                .once(|client| async move {
+                    client.set::<(), _, _>(to, value, life, None, false).await
+                })
+                .await?;
+        }
+        Ok(parts)
+    }
+
+    /// The parts that what stands under a key leads to.
+    pub(super) async fn parts_of(&self, key: &[u8]) -> Option<Parts> {
+        let name = key::redis_name(&self.inner.prefix, key);
+        let asked = name.clone();
+        let read = self.inner.pool.command("GET").key(name.as_bytes());
+        let value = read
+            .within(self.inner.deadline)
+            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
+            .await;
+        match codec::decode(&value.ok()??, key) {
+            Some(Record::Remote(remote)) => Some(remote.parts),
+            _ => None,
+        }
+    }
+
+    /// Lets parts that nothing leads to any more end soon; best effort, they end by themselves.
+    pub(super) async fn retire(&self, key: &[u8], parts: &Parts) {
+        for name in self.names(key, parts) {
+            let ending = self.inner.pool.command("PEXPIRE").key(name.as_bytes());
+            let asked = name.clone();
+            let ended = ending
+                .once(|client| async move { client.pexpire::<i64, _>(asked, LONGER, None).await })
+                .await;
+            if ended.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The whole of an entry; `None`, counted, if a part of it is missing.
+    pub(crate) async fn whole(&self, remote: &Remote) -> Option<Arc<Entry>> {
+        if remote.parts.length > self.inner.most {
+            return None;
+        }
+        let mut parts = std::pin::pin!(self.stream(remote, 0));
+        let mut whole = BytesMut::new();
+        while let Some(part) = parts.next().await {
+            whole.put_slice(&part.ok()?);
+        }
+        Some(remote.with_body(whole.freeze()))
+    }
+
+    /// The first part, if all the others are there too.
+    pub(crate) async fn first_part(&self, remote: &Remote) -> Option<Bytes> {
+        let inner = &*self.inner;
+        let there = self
+            .names(&remote.entry.key, &remote.parts)
+            .skip(1)
+            .map(|name| async move {
+                let asked = name.clone();
+                let look = inner.pool.command("EXISTS").key(name.as_bytes());
+                look.within(inner.deadline)
+                    .once(|client| async move { client.exists::<i64, _>(asked).await })
+                    .await
+            });
+        let (first, there) = tokio::join!(self.part(remote, 0), join_all(there));
+        let all = there.iter().all(|there| matches!(there, Ok(1)));
+        if !all {
+            inner.metrics.error();
+        }
+        first.filter(|_| all)
+    }
+
+    /// A body whose first part is here already.
+    pub(crate) fn body(&self, remote: &Arc<Remote>, first: Bytes) -> impl MessageBody + use<> {
+        let (this, remote) = (self.clone(), Arc::clone(remote));
+        let length = remote.parts.length;
+        let rest = stream::iter(1..remote.parts.count()).map(move |at| {
+            let (this, remote) = (this.clone(), Arc::clone(&remote));
+            async move { this.part(&remote, at).await.ok_or(Broken) }
+        });
+        let parts = stream::iter([Ok(first)]).chain(rest.buffered(AHEAD));
+        SizedStream::new(length, Box::pin(parts))
+    }
+
+    fn stream<'a>(
+        &'a self,
+        remote: &'a Remote,
+        from: u64,
+    ) -> impl stream::Stream<Item = Result<Bytes, Broken>> + 'a {
+        stream::iter(from..remote.parts.count())
+            .map(move |at| async move { self.part(remote, at).await.ok_or(Broken) })
+            .buffered(AHEAD)
+    }
+
+    async fn part(&self, remote: &Remote, at: u64) -> Option<Bytes> {
+        let inner = &*self.inner;
+        let name = part_name(&inner.prefix, &remote.entry.key, &remote.parts, at);
+        let asked = name.clone();
+        let answer = inner
+            .pool
+            .command("GET")
+            .key(name.as_bytes())
+            .within(inner.deadline)
+            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
+            .await;
+        let wanted = remote.parts.range(at).len();
+        let part = match answer {
+            Ok(value) => match value {
+                Some(value) => compress::unpack(value, (wanted + HEADER.len()) as u64).await,
+                None => None,
+            },
+            Err(error) => {
+                self.failed(&error);
+                return None;
+            }
+        };
+        let part = part
+            .filter(|part| part.starts_with(&HEADER) && part.len() == wanted + HEADER.len())
+            .map(|part| part.slice(HEADER.len()..));
+        if part.is_none() {
+            tracing::debug!(key = name, "a part of a response is not in redis any more");
+            inner.metrics.error();
+        }
+        part
+    }
+
+    fn names<'a>(&'a self, key: &'a [u8], parts: &'a Parts) -> impl Iterator<Item = String> + 'a {
+        (0..parts.count()).map(move |at| part_name(&self.inner.prefix, key, parts, at))
+    }
+}
+
+impl Remote {
+    pub(super) fn without_body(entry: &Entry) -> Arc<Entry> {
+        Self::made(entry, Bytes::new())
+    }
+
+    pub(crate) fn with_body(&self, body: Bytes) -> Arc<Entry> {
+        Self::made(&self.entry, body)
+    }
+
+    fn made(entry: &Entry, body: Bytes) -> Arc<Entry> {
+        Arc::new(Entry {
+            key: Arc::clone(&entry.key),
+            head: Arc::clone(&entry.head),
+            body,
+            fill_micros: entry.fill_micros,
+            checked: unchecked(),
+        })
+    }
+}
+
+/// Not in one slot with the head: in a cluster the parts are on all nodes.
+fn part_name(prefix: &str, key: &[u8], parts: &Parts, at: u64) -> String {
+    let id = u128::from_be_bytes(parts.id);
+    format!("{}:{id:032x}:{at}", key::redis_name(prefix, key))
+}

@@ -5,7 +5,7 @@ CARGO ?= cargo
 export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
 RELEASE = $(CURDIR)/target/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge soak bench-smoke conformance conformance-check conformance-update release clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge soak soak-pool soak-cache bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -62,8 +62,13 @@ bench-pool: setup ## the Redis pool beside bb8, deadpool, redis-rs and bare fred
 	$(CARGO) build --locked --release -p weaver-tests --bin perf --features pool-peers
 	taskset -c 1 target/release/perf pool
 
-soak: setup ## ten thousand random schedules of faults on the Redis pool (SOAK_SCHEDULES, SOAK_SEED)
+soak: setup soak-pool soak-cache ## the random tests for long: faults of Redis for the pool, purges and faults for the cache
+
+soak-pool: ## ten thousand random schedules of faults on the Redis pool (SOAK_SCHEDULES, SOAK_SEED)
 	SOAK_SCHEDULES=$${SOAK_SCHEDULES:-10000} $(CARGO) test --locked --profile quick -p weaver-pool --test faults schedules -- --nocapture
+
+soak-cache: gateway ## random purges, faults and restarts on three nodes (MODEL_SCHEDULES, MODEL_STEPS, MODEL_SEED)
+	MODEL_SCHEDULES=$${MODEL_SCHEDULES:-60} MODEL_STEPS=$${MODEL_STEPS:-200} $(CARGO) test --locked -p weaver-tests --test model -- --nocapture
 
 release:
 	$(CARGO) build --locked --release -p weaver-gateway

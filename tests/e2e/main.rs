@@ -13,6 +13,7 @@ mod operations;
 mod parts;
 mod proxy;
 mod purge;
+mod races;
 mod redis;
 mod rules;
 mod search;

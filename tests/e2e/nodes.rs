@@ -349,3 +349,19 @@ async fn an_operator_purges_and_looks_from_the_command_line() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_purge_does_not_wait_for_a_node_that_has_ended() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let mut nodes = nodes(2, &config(&redis, &origin, "")).await?;
+    let all = serde_json::json!({ "all": true });
+    let answer = purge(&nodes[0], "?wait=applied", &all).await?;
+    assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(2));
+    nodes[1].process().signal("TERM")?;
+    nodes[1].process_mut().wait(Duration::from_secs(10)).await?;
+    let answer = purge(&nodes[0], "?wait=applied&timeout=60s", &all).await?;
+    assert_eq!(answer["applied"], true, "{answer}");
+    assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(1));
+    Ok(())
+}

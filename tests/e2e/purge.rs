@@ -1,4 +1,4 @@
-use crate::{client, field, ok, purge};
+use crate::{client, eventually, field, ok, purge};
 use anyhow::Result;
 use serde_json::json;
 use std::time::Duration;
@@ -126,6 +126,41 @@ async fn a_purge_that_the_journal_does_not_take_says_so_and_holds_here() -> Resu
         .await?;
     assert_eq!(answer.status(), 503);
     assert!(!is_hit(&gateway, "/a").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_purge_that_the_journal_did_not_take_reaches_the_others_later() -> Result<()> {
+    let redis = Redis::start().await?;
+    let fields = "cache-control: max-age=60\r\ncache-tag: a, b\r\n";
+    let origin = Origin::constant(ok("x", fields)).await?;
+    let config = format!(
+        "{}socket_timeout = \"300ms\"\n{}",
+        redis.section(),
+        origin.route("")
+    );
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    for node in [&one, &two] {
+        node.ready_for_redis().await?;
+        is_hit(node, "/a").await?;
+    }
+    redis.freeze()?;
+    let answer = client()
+        .post(one.admin_url("/purge"))
+        .json(&json!({ "tags": ["nothing", "b"] }))
+        .send()
+        .await?;
+    assert_eq!(answer.status(), 503);
+    assert!(!is_hit(&one, "/a").await?, "it holds where it was made");
+    assert!(is_hit(&two, "/a").await?, "the other has not heard of it");
+    redis.thaw()?;
+    eventually("the other hears of it", async || {
+        !is_hit(&two, "/a").await.expect("an answer")
+    })
+    .await;
     Ok(())
 }
 

@@ -18,14 +18,8 @@ fn shared(redis: &Redis, more: &str) -> String {
 }
 
 async fn connected(gateway: &Gateway) {
-    eventually("redis is connected", async || {
-        gateway.report().await.is_ok_and(|report| {
-            report["status"] == "healthy" && report["redis_pool"]["last_health_check"].is_number()
-        })
-    })
-    .await;
-    // The tier opens once the journal is read, which follows the first connection at once.
-    sleep(Duration::from_millis(200)).await;
+    let ready = gateway.ready_for_redis().await;
+    ready.expect("redis is in use");
 }
 
 #[tokio::test]

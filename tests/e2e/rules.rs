@@ -6,7 +6,7 @@ use serde_json::json;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -143,19 +143,35 @@ async fn requests_need_not_wait_for_one_another() -> Result<()> {
     Ok(())
 }
 
-/// How often clients of two nodes, who ask all the time, did not get a fresh hit, and how often the
-/// origin was asked meanwhile.
-async fn around_expiry(early_refresh: &str) -> Result<(usize, usize)> {
+/// What it cost around expiry: clients that did not get a fresh hit, requests to the origin, and the
+/// most of them at once.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    waits: usize,
+    fetches: usize,
+    at_once: usize,
+}
+
+/// Four clients of each of two nodes, who ask all the time for four seconds; the freshness is one
+/// second, a fetch takes 100 ms.
+async fn around_expiry(keys: &str, lease: &str) -> Result<Cost> {
     let redis = Redis::start().await?;
-    let origin = Origin::start(|_, mut stream| async move {
-        sleep(Duration::from_millis(100)).await;
-        let answer = ok("x", "cache-control: max-age=1\r\n");
-        stream.write_all(answer.as_bytes()).await.ok()?;
-        Some(stream)
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&most);
+    let origin = Origin::start(move |_, mut stream| {
+        let (now, seen) = (Arc::clone(&now), Arc::clone(&seen));
+        async move {
+            seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            sleep(Duration::from_millis(100)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            let answer = ok("x", "cache-control: max-age=1\r\n");
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        }
     })
     .await?;
-    let route = origin.route(&format!("early_refresh = {early_refresh}"));
-    let config = format!("{}{route}", redis.section());
+    let cache = format!("[cache]\nlease = {lease}\n");
+    let config = format!("{}{cache}{}", redis.section(), origin.route(keys));
     let nodes = [
         Gateway::start(&config).await?,
         Gateway::start(&config).await?,
@@ -164,28 +180,37 @@ async fn around_expiry(early_refresh: &str) -> Result<(usize, usize)> {
         node.ready_for_redis().await?;
         status(node, "/", &[]).await?;
     }
-    let before = origin.requests();
-    let began = Instant::now();
-    let mut waited = 0;
-    while began.elapsed() < Duration::from_secs(4) {
-        for node in &nodes {
-            if !status(node, "/", &[]).await?.contains("; hit") {
-                waited += 1;
-            }
+    let (before, began) = (origin.requests(), Instant::now());
+    most.store(0, Ordering::SeqCst);
+    let clients = nodes.iter().flat_map(|node| [node; 4]).map(async |node| {
+        let mut waits = 0;
+        while began.elapsed() < Duration::from_secs(4) {
+            waits += usize::from(!status(node, "/", &[]).await?.contains("; hit"));
+            // A person's pace; otherwise the clients would starve the nodes.
+            sleep(Duration::from_millis(5)).await;
         }
-    }
-    Ok((waited, origin.requests() - before))
+        Ok::<_, anyhow::Error>(waits)
+    });
+    let waits = futures_util::future::try_join_all(clients).await?;
+    Ok(Cost {
+        waits: waits.iter().sum(),
+        fetches: origin.requests() - before,
+        at_once: most.load(Ordering::SeqCst),
+    })
 }
 
 #[tokio::test]
 async fn early_refresh_spares_clients_the_wait_at_expiry() -> Result<()> {
-    let (plain, early) = tokio::join!(around_expiry("0"), around_expiry("1"));
-    let (plain, early) = (plain?, early?);
-    println!("waits and fetches in 4 s: plain expiry {plain:?}, early refresh {early:?}");
-    assert!(plain.0 >= 3, "{plain:?}");
-    assert!(early.0 < plain.0, "{early:?} {plain:?}");
+    let plain = around_expiry("early_refresh = 0\ncollapse = false", "0").await?;
+    let lock = around_expiry("early_refresh = 0", "\"3s\"").await?;
+    let early = around_expiry("early_refresh = 1", "\"3s\"").await?;
+    println!("around four expiries: plain {plain:?}, a lock {lock:?}, early refresh {early:?}");
+    // With plain expiry all who come meanwhile go to the origin, with a lock all wait for one.
+    assert!(plain.at_once > 2 && plain.fetches > 3 * lock.fetches);
+    assert_eq!((lock.at_once, early.at_once), (1, 1));
+    assert!(lock.waits >= 3 && early.waits < lock.waits / 2);
     // One refresh for both nodes, and not many more than expiries.
-    assert!(early.1 <= 12, "{early:?} {plain:?}");
+    assert!(early.fetches <= 12);
     Ok(())
 }
 

@@ -139,19 +139,21 @@ impl Gateway {
     ///
     /// If that has not happened within ten seconds.
     pub async fn ready_for_redis(&self) -> Result<()> {
-        for _ in 0..100 {
-            if self
-                .report()
-                .await
-                .is_ok_and(|report| report["status"] == "healthy")
+        let client = reqwest::Client::new();
+        for _ in 0..500 {
+            let answer = client.get(self.admin_url("/metrics")).send().await;
+            if let Ok(answer) = answer
+                && answer
+                    .text()
+                    .await?
+                    .lines()
+                    .any(|line| line == "weaver_http_cache_redis_open 1")
             {
-                // The journal is read right after the first connection, on another one.
-                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
                 return Ok(());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        anyhow::bail!("redis was not connected: {}", self.process.output())
+        anyhow::bail!("redis is not in use: {}", self.process.output())
     }
 
     /// The JSON report of `/metrics`, made anew: the cached one is asked past.

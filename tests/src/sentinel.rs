@@ -14,7 +14,7 @@ impl RedisSentinel {
     ///
     /// # Errors
     ///
-    /// If redis-server or redis-sentinel is not installed, or they do not find each other.
+    /// If redis-server is not installed, or they do not find each other.
     pub async fn start() -> Result<Self> {
         let primary = Redis::start().await?;
         let of = vec![
@@ -34,7 +34,7 @@ impl RedisSentinel {
             );
             std::fs::write(&file, text)?;
             let file = file.to_string_lossy();
-            let process = Process::start("redis-sentinel", &[&file], &directory)?;
+            let process = Process::start("redis-server", &[&file, "--sentinel"], &directory)?;
             sentinels.push((process, port));
         }
         let this = Self {

@@ -327,7 +327,8 @@ impl<S> Exchange<S> {
             .shared
             .flight_key(&self.exact, found.index.as_ref(), req.headers());
         for _ in 0..3 {
-            match self.shared.flights.join(&flight_key) {
+            let position = self.shared.log.head();
+            match self.shared.flights.join(&flight_key, position) {
                 Joined::Leads(lead) => {
                     // A flight may have ended between our look and our joining.
                     let again = self
@@ -349,6 +350,7 @@ impl<S> Exchange<S> {
                 Joined::Follows(flight) => match self.follow(&flight, &req).await {
                     Follow::Answer(response) => return Ok(self.own(req, response)),
                     Follow::Again => {}
+                    Follow::Outdated => self.shared.flights.retire(&flight_key, &flight),
                     Follow::Alone => break,
                 },
             }
@@ -404,7 +406,8 @@ impl<S> Exchange<S> {
         let flight_key = self
             .shared
             .flight_key(&self.exact, found.index.as_ref(), req.headers());
-        let lead = match self.shared.flights.join(&flight_key) {
+        let position = self.shared.log.head();
+        let lead = match self.shared.flights.join(&flight_key, position) {
             Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
             _ => return self.answer(req, &entry, Tier::Memory, outcome, now),
         };

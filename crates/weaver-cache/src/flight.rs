@@ -7,7 +7,10 @@
 //!
 //! A flight ends whole, or broken: readers of a broken one get an error, never a clean end.
 
-use crate::entry::{Entry, Head};
+use crate::{
+    Position,
+    entry::{Entry, Head},
+};
 use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -52,6 +55,8 @@ pub(crate) struct Flight {
     body: Mutex<Body>,
     /// Set by a purge that came while the fetch was under way.
     doomed: AtomicBool,
+    /// The place in the purge journal from before the fetch began.
+    position: Position,
 }
 
 #[derive(Default)]
@@ -120,12 +125,17 @@ impl Body {
 }
 
 impl Flight {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(position: Position) -> Arc<Self> {
         Arc::new(Self {
             landing: watch::Sender::new(Landing::Airborne),
             body: Mutex::default(),
             doomed: AtomicBool::new(false),
+            position,
         })
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.position
     }
 
     pub(crate) fn land(&self, landing: Landing) {
@@ -336,18 +346,30 @@ impl Flights {
         &self.shards[at]
     }
 
-    pub(crate) fn join(self: &Arc<Self>, key: &[u8]) -> Joined {
+    /// `position` is where the purge journal stands.
+    pub(crate) fn join(self: &Arc<Self>, key: &[u8], position: Position) -> Joined {
         let mut shard = self.shard(key).lock();
         if let Some(flight) = shard.get(key) {
             return Joined::Follows(Arc::clone(flight));
         }
         let key: Arc<[u8]> = key.into();
-        let flight = Flight::new();
+        let flight = Flight::new(position);
         shard.insert(Arc::clone(&key), Arc::clone(&flight));
         Joined::Leads(Lead {
             flight,
             place: Some((Arc::clone(self), key)),
         })
+    }
+
+    /// Takes a flight off the map, for nobody else to join; those who did go on with it.
+    pub(crate) fn retire(&self, key: &[u8], flight: &Arc<Flight>) {
+        let mut shard = self.shard(key).lock();
+        if shard
+            .get(key)
+            .is_some_and(|known| Arc::ptr_eq(known, flight))
+        {
+            shard.remove(key);
+        }
     }
 
     pub(crate) fn doom_all(&self) {
@@ -368,7 +390,7 @@ impl Lead {
     /// A fetch that nobody can join.
     pub(crate) fn solo() -> Self {
         Self {
-            flight: Flight::new(),
+            flight: Flight::new(Position::default()),
             place: None,
         }
     }
@@ -380,7 +402,7 @@ impl Lead {
     /// Takes the flight off the map; whoever comes now begins another.
     pub(crate) fn close(&mut self) {
         if let Some((flights, key)) = self.place.take() {
-            flights.shard(&key).lock().remove(&key);
+            flights.retire(&key, &self.flight);
         }
     }
 }

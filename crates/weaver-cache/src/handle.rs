@@ -1,4 +1,4 @@
-use crate::{HotUrl, Node, Position, Purge, shared::Shared};
+use crate::{HotUrl, Node, Position, Purge, redis::RedisTier, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
@@ -41,7 +41,7 @@ pub struct CacheHandle {
 #[derive(Debug, thiserror::Error)]
 pub enum PurgeError {
     /// It holds in this node and is not in the journal, so the others may not hear of it.
-    #[error("purged in this node only; the journal in Redis was not reached: {0}")]
+    #[error("purged in this node only, for now; the journal in Redis was not reached: {0}")]
     LocalOnly(#[source] PoolError),
 }
 
@@ -182,12 +182,26 @@ impl CacheHandle {
         }
     }
 
+    /// Says goodbye to the other nodes: what this one finds hottest is written, and no purge waits
+    /// for it any more. From here on Redis is not used. Call it at the end, with a deadline.
+    ///
+    /// # Errors
+    ///
+    /// If Redis was not reached; then purges that wait do so for five seconds more.
+    pub async fn leave(&self) -> Result<(), PoolError> {
+        let remembered = self.remember_hottest().await;
+        match &self.shared.journal {
+            Some(redis) => redis.follower().leave().await.and(remembered),
+            None => remembered,
+        }
+    }
+
     /// Whether Redis is a tier of this cache now: it is reached, and the purges made so far are
     /// applied. Without Redis never.
     #[must_use]
     pub fn uses_redis(&self) -> bool {
         let redis = self.shared.journal.as_ref();
-        redis.is_some_and(|redis| redis.follower().current())
+        redis.is_some_and(RedisTier::is_open)
     }
 
     /// Begins the statistics anew.

@@ -11,6 +11,7 @@
 //! - [`append`]: writes items, above everything this node has seen.
 //! - [`known`]: the newest items that this node has seen, and which of them a Redis that failed over
 //!   has lost; they are written again.
+//! - [`owed`]: purges that the journal did not take yet.
 //! - [`item`]: an item as the stream has it.
 //! - [`roster`]: which nodes there are, and how far each is.
 
@@ -20,6 +21,7 @@ mod item;
 mod known;
 pub(crate) mod log;
 mod names;
+mod owed;
 pub(crate) mod roster;
 pub(crate) mod stream;
 

@@ -73,6 +73,11 @@ impl RedisTier {
         &self.inner.follower
     }
 
+    /// Whether Redis is reached, by both ways, and the journal read.
+    pub(crate) fn is_open(&self) -> bool {
+        self.inner.follower.current() && self.inner.pool.is_connected()
+    }
+
     /// Looks a record up. A failure, counted, is a miss; so is a value that cannot be read.
     pub(crate) async fn get(&self, wanted: &[u8]) -> Option<Record> {
         let inner = &*self.inner;

@@ -5,7 +5,7 @@ use crate::{
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::AtomicU64};
@@ -76,6 +76,7 @@ struct Inner {
     errors: Counter,
     stored: Counter,
     stored_bytes: Counter,
+    redis_open: Gauge,
     routes: RwLock<BTreeMap<Arc<str>, RouteCacheMetrics>>,
     cleared: RwLock<BTreeMap<Arc<str>, Totals>>,
     cleared_errors: RwLock<u64>,
@@ -106,6 +107,7 @@ impl CacheMetrics {
             errors: Counter::default(),
             stored: Counter::default(),
             stored_bytes: Counter::default(),
+            redis_open: Gauge::default(),
             routes: RwLock::default(),
             cleared: RwLock::default(),
             cleared_errors: RwLock::default(),
@@ -136,6 +138,11 @@ impl CacheMetrics {
             "Bytes of the bodies of the responses stored",
             Unit::Bytes,
             inner.stored_bytes.clone(),
+        );
+        registry.register(
+            "weaver_http_cache_redis_open",
+            "1 while the Redis tier is in use: reached, and with all purges applied",
+            inner.redis_open.clone(),
         );
         Self {
             inner: Arc::new(inner),
@@ -180,6 +187,11 @@ impl CacheMetrics {
     pub fn stored(&self, bytes: u64) {
         self.inner.stored.inc();
         self.inner.stored_bytes.inc_by(bytes);
+    }
+
+    /// Sets whether the Redis tier is in use.
+    pub fn redis_open(&self, open: bool) {
+        self.inner.redis_open.set(i64::from(open));
     }
 
     /// The report, since the start or the last [`clear`](Self::clear).

@@ -102,6 +102,8 @@ pub(crate) fn metrics(req: &HttpRequest, state: &State) -> HttpResponse {
 
 /// All metrics as text, never cached.
 pub(crate) fn text(state: &State, openmetrics: bool) -> HttpResponse {
+    let open = state.cache().is_some_and(|cache| cache.uses_redis());
+    state.cache_metrics.redis_open(open);
     let (body, kind) = if openmetrics {
         (
             weaver_metrics::encode(&state.registry),

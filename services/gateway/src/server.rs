@@ -43,8 +43,8 @@ use wire::WireStream;
 
 /// Pending connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
-/// For the last thing written to Redis.
-const HOTTEST_DEADLINE: Duration = Duration::from_secs(2);
+/// For the last that is written to Redis.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// A gateway that serves.
 pub struct Running {
@@ -83,8 +83,8 @@ impl Running {
         let _ = admin_task.await;
         drop(self.tasks);
         if let Some(cache) = self.state.cache() {
-            // Best effort: it was written a minute ago too.
-            let _ = timeout(HOTTEST_DEADLINE, cache.remember_hottest()).await;
+            // Best effort: without it a purge waits for us for a few seconds.
+            let _ = timeout(LEAVING, cache.leave()).await;
         }
         if let Some(pool) = &self.state.redis {
             pool.close().await;

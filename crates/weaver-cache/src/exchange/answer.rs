@@ -5,6 +5,7 @@ use crate::{
     entry::{Entry, Head, MapFields},
     fill::Reply,
     flight::{Flight, Landing, Reader},
+    journal::Verdict,
     partial,
     respond::{self, CacheBody, Client, OwnBody},
 };
@@ -38,6 +39,8 @@ pub(super) struct Served {
 pub(super) enum Follow {
     Answer(HttpResponse<OwnBody>),
     Again,
+    /// What the flight brings was purged since it began; the flight is for nobody who comes now.
+    Outdated,
     Alone,
 }
 
@@ -221,6 +224,10 @@ impl<S> Exchange<S> {
     }
 
     pub(super) async fn follow(&self, flight: &Arc<Flight>, req: &ServiceRequest) -> Follow {
+        let log = &self.shared.log;
+        if log.judge_fetch(&self.exact, flight.position()) != Verdict::Alive {
+            return Follow::Outdated;
+        }
         let Ok(landing) = timeout(self.shared.config.collapse_timeout, flight.landed()).await
         else {
             return Follow::Alone;
@@ -237,6 +244,15 @@ impl<S> Exchange<S> {
             collapsed: true,
             ..Member::default()
         };
+        // A purge that came before this request, and perhaps some that came while it waited.
+        let outdated = match &landing {
+            Landing::Entry(entry, ..) => log.judge(entry) == Verdict::Dead,
+            Landing::Streaming(head, ..) => log.judge_head(&self.exact, head) != Verdict::Alive,
+            _ => false,
+        };
+        if outdated {
+            return Follow::Outdated;
+        }
         match landing {
             Landing::Entry(entry, tier, outcome) if selects(&entry.head) => {
                 let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);

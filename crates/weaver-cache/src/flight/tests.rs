@@ -30,10 +30,10 @@ fn a_reader_that_comes_late_begins_at_the_beginning() {
 #[test]
 fn a_leader_that_goes_leaves_a_broken_body_and_not_a_clean_end() {
     let flights = Flights::new();
-    let Joined::Leads(lead) = flights.join(b"k") else {
+    let Joined::Leads(lead) = flights.join(b"k", Position::default()) else {
         panic!("first leads")
     };
-    let Joined::Follows(flight) = flights.join(b"k") else {
+    let Joined::Follows(flight) = flights.join(b"k", Position::default()) else {
         panic!("second follows")
     };
     lead.flight.push(Bytes::from_static(b"half"));
@@ -42,7 +42,10 @@ fn a_leader_that_goes_leaves_a_broken_body_and_not_a_clean_end() {
     assert!(flight.has_landed());
     assert_eq!(read(&mut reader), "half");
     assert!(matches!(poll(&mut reader), Poll::Ready(Some(Err(Broken)))));
-    assert!(matches!(flights.join(b"k"), Joined::Leads(_)));
+    assert!(matches!(
+        flights.join(b"k", Position::default()),
+        Joined::Leads(_)
+    ));
 }
 
 #[test]

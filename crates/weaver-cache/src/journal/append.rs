@@ -1,6 +1,6 @@
 //! Writes items into the stream, above everything that this node has seen.
 
-use super::{Position, PurgeLog, item::Item, known::Known};
+use super::{Position, PurgeLog, item::Item, known::Known, owed::Owed};
 use fred::{
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand},
@@ -21,6 +21,7 @@ pub(super) struct Writer {
     pub(super) key: String,
     pub(super) log: Arc<PurgeLog>,
     pub(super) known: Arc<Mutex<Known>>,
+    pub(super) owed: Arc<Owed>,
 }
 
 impl Writer {

@@ -72,7 +72,12 @@ impl Follow {
 
     async fn follow(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
         self.catch_up(connection).await?;
-        let mut tend_at = tokio::time::Instant::now();
+        self.settle_debts().await?;
+        self.tend(connection).await?;
+        // Before anything is served by the Redis tier: a purge that waits for all nodes has to know
+        // that this is one.
+        self.report().await?;
+        let mut tend_at = tokio::time::Instant::now() + TEND;
         loop {
             if tokio::time::Instant::now() >= tend_at {
                 self.tend(connection).await?;
@@ -81,7 +86,7 @@ impl Follow {
             self.standing.hear();
             self.standing.current.store(true, Ordering::Release);
             if self.roster.is_due() {
-                self.report().await;
+                self.try_report().await;
             }
             let args = vec![
                 "COUNT".to_owned(),
@@ -99,13 +104,14 @@ impl Follow {
                     client.custom(command, args).await
                 })
                 .await?;
+            self.settle_debts().await?;
             let mut acknowledge = false;
             for (position, item) in item::of_streams(&answer) {
                 acknowledge |= item.is_to_be_acknowledged();
                 self.apply(position, item);
             }
             if acknowledge {
-                self.report().await;
+                self.try_report().await;
             }
             let last = self.last.unwrap_or_default();
             let overdue = self.writer.known.lock().overdue(last, Instant::now());
@@ -115,11 +121,17 @@ impl Follow {
         }
     }
 
-    /// Tells the others how far this node is. A failure is noticed by what comes next.
-    async fn report(&mut self) {
+    /// Tells the others how far this node is.
+    async fn report(&mut self) -> Result<(), PoolError> {
         let clock = self.standing.clock.load(Ordering::Relaxed);
-        let last = self.last.unwrap_or_default();
-        if let Err(error) = self.roster.report(last, clock).await {
+        self.roster
+            .report(self.last.unwrap_or_default(), clock)
+            .await
+    }
+
+    /// [`report`](Self::report), of which a failure is noticed by what comes next.
+    async fn try_report(&mut self) {
+        if let Err(error) = self.report().await {
             tracing::debug!(%error, "the roster of nodes");
         }
     }
@@ -213,6 +225,17 @@ impl Follow {
         for (at, item) in difference.belated {
             let position = self.writer.write_again(at, &item).await?;
             self.apply_at(position, &item);
+        }
+        Ok(())
+    }
+
+    /// Writes the purges that the journal did not take when they were made.
+    async fn settle_debts(&self) -> Result<(), PoolError> {
+        while let Some(item) = self.writer.owed.first() {
+            let position = self.writer.write(item.clone()).await?;
+            tracing::info!(%position, "a purge that did not reach the journal is in it now");
+            self.apply_at(position, &item);
+            self.writer.owed.settle(&item);
         }
         Ok(())
     }

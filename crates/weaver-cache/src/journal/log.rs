@@ -6,7 +6,7 @@
 //! was last looked at, judging it costs one comparison.
 
 use super::{Position, Purge, names::Names};
-use crate::entry::Entry;
+use crate::entry::{Entry, Fields, Head};
 use parking_lot::RwLock;
 use std::{
     collections::BTreeSet,
@@ -94,13 +94,28 @@ impl PurgeLog {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// Judges a response that comes in, by its head.
+    pub(crate) fn judge_head(&self, key: &[u8], head: &Head) -> Verdict {
+        let fields = &head.fields;
+        self.state.read().judge(key, fields, head.position)
+    }
+
+    /// Judges a fetch from that position on, of which nothing is known but its key.
+    pub(crate) fn judge_fetch(&self, key: &[u8], position: Position) -> Verdict {
+        let state = self.state.read();
+        if state.head == position {
+            return Verdict::Alive;
+        }
+        state.judge(key, &Fields::new(), position)
+    }
+
     /// Judges an entry.
     pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
         let version = self.version.load(Ordering::Acquire);
         if entry.checked.load(Ordering::Relaxed) == version {
             return Verdict::Alive;
         }
-        let verdict = self.state.read().judge(entry);
+        let verdict = self.judge_head(&entry.key, &entry.head);
         if verdict == Verdict::Alive {
             entry.checked.store(version, Ordering::Relaxed);
         }
@@ -131,11 +146,10 @@ impl State {
         }
     }
 
-    fn judge(&self, entry: &Entry) -> Verdict {
-        let position = entry.head.position;
-        if position < self.floor || self.hard.matches(entry, position) {
+    fn judge(&self, key: &[u8], fields: &Fields, position: Position) -> Verdict {
+        if position < self.floor || self.hard.matches(key, fields, position) {
             Verdict::Dead
-        } else if self.soft.matches(entry, position) {
+        } else if self.soft.matches(key, fields, position) {
             Verdict::Stale
         } else {
             Verdict::Alive
@@ -144,11 +158,11 @@ impl State {
 }
 
 impl Marks {
-    fn matches(&self, entry: &Entry, position: Position) -> bool {
+    fn matches(&self, key: &[u8], fields: &Fields, position: Position) -> bool {
         if self.all > position {
             return true;
         }
-        let Some(url) = crate::key::parse(&entry.key) else {
+        let Some(url) = crate::key::parse(key) else {
             return true;
         };
         let (host, path, query) = (url.host, url.path, url.query);
@@ -163,7 +177,7 @@ impl Marks {
             if named(of_url(Some(host), &target))
                 || named(of_url(None, &target))
                 || (many && by_path())
-                || tags(entry).any(|tag| named(of_tag(tag)))
+                || tags(fields).any(|tag| named(of_tag(tag)))
             {
                 return true;
             }
@@ -199,10 +213,8 @@ fn of_tag(tag: &str) -> String {
 }
 
 /// The tags of a response: Surrogate-Key separated by spaces, Cache-Tag by commas.
-fn tags(entry: &Entry) -> impl Iterator<Item = &str> {
-    let lists = entry
-        .head
-        .fields
+fn tags(fields: &Fields) -> impl Iterator<Item = &str> {
+    let lists = fields
         .iter()
         .filter(|(name, _)| matches!(name.as_str(), "surrogate-key" | "cache-tag"));
     lists
@@ -214,7 +226,7 @@ fn tags(entry: &Entry) -> impl Iterator<Item = &str> {
 mod tests {
     use super::super::names::MAX_NAMES;
     use super::*;
-    use crate::{Rule, entry::Head, identity::Secret, key};
+    use crate::{Rule, identity::Secret, key};
     use actix_web::http::{
         StatusCode,
         header::{HeaderMap, HeaderName, HeaderValue},

@@ -85,6 +85,16 @@ impl Roster {
             .map(|_| ())
     }
 
+    /// Takes this node off.
+    pub(crate) async fn leave(&self) -> Result<(), PoolError> {
+        let (key, own) = (self.key.clone(), self.own.clone());
+        let removal = self.pool.command("HDEL").key(self.key.as_bytes());
+        removal
+            .once(|client| async move { client.hdel::<i64, _, _>(key, own).await })
+            .await
+            .map(|_| ())
+    }
+
     /// All nodes that were seen in the last minute, by name.
     pub(crate) async fn read(&self, clock: i64) -> Result<Vec<Node>, PoolError> {
         let key = self.key.clone();

@@ -92,6 +92,7 @@ impl Follower {
             key,
             log,
             known: Arc::new(Mutex::new(Known::default())),
+            owed: Arc::default(),
         };
         let follow = Follow {
             writer: writer.clone(),
@@ -110,7 +111,7 @@ impl Follower {
 
     /// Whether everything in the journal is applied, as far as this node can know.
     pub(crate) fn current(&self) -> bool {
-        self.standing.current.load(Ordering::Acquire)
+        self.standing.current.load(Ordering::Acquire) && self.writer.owed.is_empty()
     }
 
     /// Whether Redis has been silent for so long that purges may have been missed.
@@ -135,6 +136,13 @@ impl Follower {
         }
     }
 
+    /// Ends the following, and tells the others that this node is not to be waited for.
+    pub(crate) async fn leave(&self) -> Result<(), PoolError> {
+        self.task.abort();
+        self.standing.current.store(false, Ordering::Release);
+        self.roster.leave().await
+    }
+
     /// The nodes, and how far each is.
     pub(crate) async fn nodes(&self) -> Result<Vec<Node>, PoolError> {
         self.roster.read(self.clock_offset()).await
@@ -147,6 +155,8 @@ impl Follower {
 
     /// Writes a purge into the journal; it is durable there as Redis is.
     /// With `acknowledged` every node says at once that it has applied it; else within a second.
+    ///
+    /// One that fails is tried again later, and the Redis tier is closed until then.
     pub(crate) async fn append(
         &self,
         purge: &Purge,
@@ -154,7 +164,12 @@ impl Follower {
         acknowledged: bool,
     ) -> Result<Position, PoolError> {
         let item = Item::new(purge, soft, acknowledged);
-        self.writer.write(item).await
+        let written = self.writer.write(item).await;
+        if written.is_err() {
+            // Nobody waits for it any more.
+            self.writer.owed.push(Item::new(purge, soft, false));
+        }
+        written
     }
 }
 

@@ -164,11 +164,12 @@ impl Watched {
                 primary.port
             );
             std::fs::write(&file, text).unwrap();
-            let child = Command::new("redis-sentinel")
+            let child = Command::new("redis-server")
                 .arg(&file)
+                .arg("--sentinel")
                 .stdout(Stdio::null())
                 .spawn()
-                .expect("redis-sentinel is installed; tests/setup does it");
+                .expect("redis-server is installed; tests/setup does it");
             sentinels.push((child, port));
         }
         let watched = Self {

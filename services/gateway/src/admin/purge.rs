@@ -136,6 +136,7 @@ pub(super) async fn purge(
         );
     };
     let mut position = Position::default();
+    let mut failed = None;
     for purge in purges {
         let done = if wait.is_some() {
             cache.purge_acknowledged(purge, soft).await
@@ -144,13 +145,16 @@ pub(super) async fn purge(
         };
         match done {
             Ok(at) => position = at,
-            Err(PurgeError::LocalOnly(error)) => {
-                tracing::error!(%error, "a purge did not reach the journal");
-                let what = "purged in this node only: the journal in Redis was not reached, \
-                            so other nodes may not hear of it; send it again";
-                return problem(StatusCode::SERVICE_UNAVAILABLE, what);
-            }
+            // The others hold in this node all the same.
+            Err(PurgeError::LocalOnly(error)) => failed = Some(error),
         }
+    }
+    if let Some(error) = failed {
+        tracing::error!(%error, "a purge did not reach the journal");
+        let what = "purged in this node only: the journal in Redis was not reached; this node \
+                    tries again, and if it ends before, the others do not hear of it; send it \
+                    again to be sure";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, what);
     }
     let mut answer = json!({ "position": position.to_string(), "soft": soft });
     if let Some(within) = wait

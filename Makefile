@@ -5,7 +5,7 @@ CARGO ?= cargo
 export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
 RELEASE = $(CURDIR)/target/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge soak soak-pool soak-cache bench-smoke conformance conformance-check conformance-update release clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-registry soak soak-pool soak-cache bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -57,6 +57,9 @@ bench-hit: setup release ## a 1 KB hit beside HAProxy, nginx and a bare Actix ha
 
 bench-purge: setup release ## ten nodes under a thousand purges a second; prints when a purge has reached all
 	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- purge
+
+bench-registry: setup ## the agent registry against one round trip for each agent
+	$(CARGO) run --locked --release -p weaver-tests --bin perf -- registry
 
 bench-pool: setup ## the Redis pool beside bb8, deadpool, redis-rs and bare fred; prints the table
 	$(CARGO) build --locked --release -p weaver-tests --bin perf --features pool-peers

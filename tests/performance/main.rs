@@ -8,6 +8,7 @@ mod metrics_endpoint;
 #[cfg(feature = "pool-peers")]
 mod pool;
 mod purge;
+mod registry;
 
 use anyhow::Result;
 use std::{process::ExitCode, time::Duration};
@@ -43,6 +44,7 @@ async fn main() -> ExitCode {
     let what = std::env::args().nth(1).unwrap_or_default();
     let outcome = match what.as_str() {
         "smoke" => smoke().await,
+        "registry" => registry::run(FULL).await,
         "purge" => purge::run(FULL, 10, 1000).await,
         "all" => guides(FULL).await,
         "hit" => hit::run(FULL).await.map(|()| true),
@@ -62,7 +64,7 @@ async fn main() -> ExitCode {
         "pool-smoke" => pool::run(SMOKE).await.map(|()| true),
         "hit-smoke" => hit::run(SMOKE).await.map(|()| true),
         _ => {
-            eprintln!("perf smoke | all | hit | hit-smoke | purge");
+            eprintln!("perf smoke | all | hit | hit-smoke | purge | registry");
             return ExitCode::from(64);
         }
     };
@@ -89,6 +91,7 @@ async fn guides(effort: Effort) -> Result<bool> {
     let mut met = connection_pool::run(effort).await?;
     met &= cache_middleware::run(effort).await?;
     met &= metrics_endpoint::run(effort).await?;
+    met &= registry::run(effort).await?;
     Ok(met)
 }
 

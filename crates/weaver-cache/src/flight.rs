@@ -1,11 +1,8 @@
 //! A flight: one fetch that is under way for a key, and all who wait for it.
 //!
-//! The fill task writes, any number of readers on any thread read; nobody copies. Chunks are kept
-//! while the response may still be stored, so that a reader that comes late begins at the beginning.
-//! Once it turns out that it will not be stored (too large, no room) the flight becomes a window: it
-//! leaves the map, chunks go as soon as every reader has them, and the writer waits for the slowest.
-//!
-//! A flight ends whole, or broken: readers of a broken one get an error, never a clean end.
+//! The fill task writes its body into a [`Relay`], from which any number of clients read while it
+//! comes in. While the response may still be stored all of it is kept; once it turns out that it
+//! will not be (too large, no room) the relay becomes a window.
 
 use crate::{
     Position,
@@ -15,22 +12,19 @@ use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
-    future::poll_fn,
+    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 use tokio::sync::watch;
 use weaver_cache_policy::Outcome;
 use weaver_metrics::Tier;
-
-/// Bytes that a window holds for its slowest reader.
-const WINDOW: u64 = 1 << 20;
+pub(crate) use weaver_relay::Broken;
+use weaver_relay::Relay;
 
 /// What the fetch came to, as far as followers can use it.
 #[derive(Clone)]
@@ -52,83 +46,18 @@ pub(crate) enum Landing {
 
 pub(crate) struct Flight {
     landing: watch::Sender<Landing>,
-    body: Mutex<Body>,
+    body: Relay,
     /// Set by a purge that came while the fetch was under way.
     doomed: AtomicBool,
     /// The place in the purge journal from before the fetch began.
     position: Position,
 }
 
-#[derive(Default)]
-struct Body {
-    chunks: VecDeque<Bytes>,
-    /// The number of the first chunk that is kept.
-    first: usize,
-    held: u64,
-    windowed: bool,
-    end: Option<Result<(), Broken>>,
-    readers: HashMap<u64, ReaderState>,
-    next_reader: u64,
-    writer: Option<Waker>,
-}
-
-struct ReaderState {
-    next: usize,
-    waker: Option<Waker>,
-}
-
-/// The response broke off before its end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Broken;
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the response broke off before its end")
-    }
-}
-
-impl std::error::Error for Broken {}
-
-impl Body {
-    fn wake_readers(&mut self) {
-        for reader in self.readers.values_mut() {
-            if let Some(waker) = reader.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    /// Drops what every reader has, in a window.
-    fn trim(&mut self) {
-        if !self.windowed {
-            return;
-        }
-        let slowest = self
-            .readers
-            .values()
-            .map(|reader| reader.next)
-            .min()
-            .unwrap_or(usize::MAX);
-        while self.first < slowest {
-            let Some(chunk) = self.chunks.pop_front() else {
-                break;
-            };
-            self.held -= chunk.len() as u64;
-            self.first += 1;
-        }
-        if self.held < WINDOW
-            && let Some(writer) = self.writer.take()
-        {
-            writer.wake();
-        }
-    }
-}
-
 impl Flight {
     pub(crate) fn new(position: Position) -> Arc<Self> {
         Arc::new(Self {
             landing: watch::Sender::new(Landing::Airborne),
-            body: Mutex::default(),
+            body: Relay::new(),
             doomed: AtomicBool::new(false),
             position,
         })
@@ -168,112 +97,20 @@ impl Flight {
     }
 
     /// A reader from the beginning; `None` if the beginning is gone.
-    pub(crate) fn reader(self: &Arc<Self>, length: Option<u64>) -> Option<Reader> {
-        let mut body = self.body.lock();
-        if body.windowed && body.first > 0 {
-            return None;
-        }
-        let id = body.next_reader;
-        body.next_reader += 1;
-        body.readers.insert(
-            id,
-            ReaderState {
-                next: 0,
-                waker: None,
-            },
-        );
-        drop(body);
-        Some(Reader {
-            flight: Arc::clone(self),
-            id,
-            length,
-        })
+    pub(crate) fn reader(&self, length: Option<u64>) -> Option<Reader> {
+        let inner = self.body.reader()?;
+        Some(Reader { inner, length })
     }
 
-    pub(crate) fn push(&self, chunk: Bytes) {
-        let mut body = self.body.lock();
-        body.held += chunk.len() as u64;
-        body.chunks.push_back(chunk);
-        body.trim();
-        body.wake_readers();
-    }
-
-    /// Turns the flight into a window.
-    pub(crate) fn stop_keeping(&self) {
-        let mut body = self.body.lock();
-        body.windowed = true;
-        body.trim();
-    }
-
-    /// Waits until a window has room; `false` once nobody reads any more.
-    pub(crate) async fn room(&self) -> bool {
-        poll_fn(|cx| {
-            let mut body = self.body.lock();
-            if body.readers.is_empty() {
-                return Poll::Ready(false);
-            }
-            if body.held < WINDOW {
-                return Poll::Ready(true);
-            }
-            body.writer = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Cuts off the readers that keep a full window from moving.
-    pub(crate) fn cut_off_stalled(&self) {
-        let mut body = self.body.lock();
-        let first = body.first;
-        for reader in body
-            .readers
-            .values_mut()
-            .filter(|reader| reader.next == first)
-        {
-            // A number past every chunk: the reader finds that its place is gone.
-            reader.next = usize::MAX;
-            if let Some(waker) = reader.waker.take() {
-                waker.wake();
-            }
-        }
-        body.trim();
-    }
-
-    pub(crate) fn end(&self, how: Result<(), Broken>) {
-        let mut body = self.body.lock();
-        body.end.get_or_insert(how);
-        body.wake_readers();
-    }
-
-    /// The whole body in one piece, with no more bytes behind it than it has.
-    pub(crate) fn whole(&self) -> Bytes {
-        let body = self.body.lock();
-        let mut whole = Vec::with_capacity(usize::try_from(body.held).unwrap_or(0));
-        for chunk in &body.chunks {
-            whole.extend_from_slice(chunk);
-        }
-        whole.into()
+    pub(crate) fn body(&self) -> &Relay {
+        &self.body
     }
 }
 
 /// One client's place in a flight's body.
 pub(crate) struct Reader {
-    flight: Arc<Flight>,
-    id: u64,
+    inner: weaver_relay::Reader,
     length: Option<u64>,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut body = self.flight.body.lock();
-        body.readers.remove(&self.id);
-        body.trim();
-        if body.readers.is_empty()
-            && let Some(writer) = body.writer.take()
-        {
-            writer.wake();
-        }
-    }
 }
 
 impl MessageBody for Reader {
@@ -284,36 +121,10 @@ impl MessageBody for Reader {
     }
 
     fn poll_next(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let mut guard = self.flight.body.lock();
-        let body = &mut *guard;
-        let (first, end) = (body.first, body.end);
-        let Some(reader) = body.readers.get_mut(&self.id) else {
-            return Poll::Ready(Some(Err(Broken)));
-        };
-        let Some(at) = reader
-            .next
-            .checked_sub(first)
-            .filter(|_| reader.next != usize::MAX)
-        else {
-            return Poll::Ready(Some(Err(Broken)));
-        };
-        if let Some(chunk) = body.chunks.get(at) {
-            reader.next += 1;
-            let chunk = chunk.clone();
-            body.trim();
-            return Poll::Ready(Some(Ok(chunk)));
-        }
-        match end {
-            Some(Ok(())) => Poll::Ready(None),
-            Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
-            None => {
-                reader.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.inner.poll_chunk(cx)
     }
 }
 
@@ -413,7 +224,7 @@ impl Drop for Lead {
         if !self.flight.has_landed() {
             self.flight.land(Landing::Abandoned);
         }
-        self.flight.end(Err(Broken));
+        self.flight.body.end(Err(Broken));
     }
 }
 

@@ -129,7 +129,7 @@ impl Fill {
         {
             self.commit(head, times.begun).await;
             self.lead.close();
-            self.lead.flight.end(Ok(()));
+            self.lead.flight.body().end(Ok(()));
         }
     }
 
@@ -152,7 +152,7 @@ impl Fill {
     /// Nobody can join any more, and what every reader has is dropped.
     pub(super) fn stop_keeping(&mut self) {
         self.lead.close();
-        self.lead.flight.stop_keeping();
+        self.lead.flight.body().stop_keeping();
     }
 
     /// Passes the body on, keeping it for as long as it has a share of the budget.
@@ -169,7 +169,7 @@ impl Fill {
         let mut total = 0_u64;
         if let Some(begun) = begun {
             total = begun.len() as u64;
-            self.lead.flight.push(begun);
+            self.lead.flight.body().push(begun);
         }
         while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
             let chunk: Bytes = chunk.map_err(|_| Broken)?;
@@ -185,13 +185,13 @@ impl Fill {
             if reserved.is_none() && !self.wait_for_readers().await {
                 return Ok(false);
             }
-            self.lead.flight.push(chunk);
+            self.lead.flight.body().push(chunk);
         }
         if length.is_some_and(|length| length != total) {
             return Err(Broken);
         }
         if reserved.is_none() {
-            self.lead.flight.end(Ok(()));
+            self.lead.flight.body().end(Ok(()));
         }
         Ok(reserved.is_some())
     }
@@ -199,9 +199,9 @@ impl Fill {
     /// Waits for room in the window; `false` if nobody reads.
     pub(super) async fn wait_for_readers(&self) -> bool {
         loop {
-            match timeout(STALL, self.lead.flight.room()).await {
+            match timeout(STALL, self.lead.flight.body().room()).await {
                 Ok(reading) => return reading,
-                Err(_) => self.lead.flight.cut_off_stalled(),
+                Err(_) => self.lead.flight.body().cut_off_stalled(),
             }
         }
     }
@@ -231,7 +231,7 @@ impl Fill {
         let entry = Arc::new(Entry {
             key: key.as_slice().into(),
             head,
-            body: self.lead.flight.whole(),
+            body: self.lead.flight.body().whole(),
             fill_micros: micros(begun),
             checked: unchecked(),
         });

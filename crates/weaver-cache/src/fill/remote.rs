@@ -48,7 +48,7 @@ impl Fill {
         match pumped.await {
             Ok(true) => {
                 if !self.lead.flight.is_doomed() {
-                    let entry = remote.with_body(self.lead.flight.whole());
+                    let entry = remote.with_body(self.lead.flight.body().whole());
                     let found = Found {
                         entry: Some(entry),
                         ..Found::default()
@@ -56,7 +56,7 @@ impl Fill {
                     shared.promote(&self.key, &found).await;
                 }
                 self.lead.close();
-                self.lead.flight.end(Ok(()));
+                self.lead.flight.body().end(Ok(()));
             }
             Ok(false) => {}
             // A part has gone since we looked. Who comes next is not to find the same.

@@ -2,12 +2,14 @@
 
 #![allow(clippy::expect_used, reason = "a test that has no client cannot go on")]
 
+mod agents;
 mod auth;
 mod bodies;
 mod cache;
 mod cli;
 mod clocks;
 mod failover;
+mod models;
 mod nodes;
 mod operations;
 mod parts;

@@ -9,6 +9,7 @@
 )]
 
 mod gateway;
+mod model;
 mod nginx;
 mod origin;
 mod process;
@@ -18,6 +19,7 @@ mod sentinel;
 mod splitter;
 
 pub use gateway::Gateway;
+pub use model::SampleModel;
 pub use nginx::Nginx;
 pub use origin::{Origin, Reply, Script};
 pub use process::{Process, free_port, scratch, wait_for_port};

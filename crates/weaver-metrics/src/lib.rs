@@ -3,6 +3,8 @@
 //! - [`report`] is the JSON document of `GET /metrics`: its shape, as plain serde types.
 //! - [`CacheMetrics`] counts what a response cache does, by route, tier and outcome.
 //! - [`HttpMetrics`] counts requests and times them.
+//! - [`ModelMetrics`] counts calls of language models, and [`ModelCacheMetrics`] reads the counters of
+//!   the cache of their answers.
 //! - [`RedisPoolMetrics`] reads a pool's own counters when it is scraped.
 //!
 //! Labels are few and fixed by configuration: routes and patterns, never raw paths, so that a scan
@@ -27,13 +29,17 @@
 //! assert!(text.contains(r#"weaver_http_cache_requests_total{tier="memory",outcome="hit",route="/health"} 1"#));
 //! ```
 
+mod agents;
 mod cache;
 mod http;
+mod model;
 mod redis;
 pub mod report;
 
+pub use agents::AgentMetrics;
 pub use cache::{CacheMetrics, RouteCacheMetrics, Tier};
 pub use http::{HttpMetrics, RouteHttpMetrics};
+pub use model::{ModelCacheMetrics, ModelCacheSnapshot, ModelMetrics};
 pub use prometheus_client::registry::Registry;
 pub use redis::{RedisPoolMetrics, RedisPoolSnapshot};
 

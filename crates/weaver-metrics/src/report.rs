@@ -14,6 +14,35 @@ pub struct MetricsReport {
     pub http_cache: HttpCacheReport,
     /// What the Redis pool does; null where Redis is off.
     pub redis_pool: Option<RedisPoolReport>,
+    /// What the cache of models' answers did; null where it is off.
+    pub model_cache: Option<ModelCacheReport>,
+}
+
+/// What the cache of models' answers did since its start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ModelCacheReport {
+    /// Answers from the cache.
+    pub hits: u64,
+    /// Calls that were looked for and not there.
+    pub misses: u64,
+    /// Calls past the cache.
+    pub bypassed: u64,
+    /// Calls that shared another's fetch.
+    pub shared: u64,
+    /// Failures of the cache.
+    pub errors: u64,
+    /// Answers that were kept.
+    pub stored: u64,
+    /// `hits + misses`.
+    pub total_requests: u64,
+    /// `hits / total_requests * 100`, to two places; 0 before the first request.
+    pub hit_rate_percent: f64,
+    /// Tokens of the answers from the cache.
+    pub tokens_saved: u64,
+    /// What they would have cost, where the price is known.
+    pub cost_saved: f64,
+    /// How long fetching them took once.
+    pub total_latency_saved_ms: f64,
 }
 
 /// How the service is.

@@ -176,7 +176,7 @@ impl ModelCache {
             inner.counters.bypass(bypass);
             return Lookup::Bypass(bypass);
         }
-        let (class, ttl) = inner.classifier.classify(call.words());
+        let (class, ttl) = inner.classifier.class_of(call);
         let mut ticket = Ticket {
             key: self.key(call),
             class,
@@ -210,10 +210,21 @@ impl ModelCache {
         inner.counters.saved(answer.usage, money, answer.took);
     }
 
-    /// Counts an answer that another call fetched.
-    pub fn count_shared(&self, model: &str, answer: &Answer) {
+    /// Counts a call that shares another's fetch, by [`Flights`] of the caller's own.
+    pub fn count_shared(&self) {
         self.inner.counters.shared();
-        self.count_saved(model, answer);
+    }
+
+    /// Looks once more for what was not there, after a place in [`Flights`] was taken: another's
+    /// fetch may have ended meanwhile. The ticket holds from here on.
+    pub async fn look_again(&self, ticket: &mut Ticket, wishes: Wishes) -> Option<Cached> {
+        let found = self.inner.store.get(ticket.key).await.ok()?;
+        ticket.state = Some((found.generation, found.tombstone));
+        ticket.began = Instant::now();
+        let cached = usable(&*found.record?, wishes)?;
+        self.inner.counters.hit_after_all();
+        self.count_saved(&ticket.model, &cached.answer);
+        Some(cached)
     }
 
     /// Keeps an answer that was fetched under a ticket; returns whether it is kept. It is not if its
@@ -267,7 +278,7 @@ impl ModelCache {
         if call.bypass(&self.inner.config).is_some() {
             return false;
         }
-        let (class, ttl) = self.inner.classifier.classify(call.words());
+        let (class, ttl) = self.inner.classifier.class_of(call);
         let key = self.key(call);
         let state = match self.inner.store.get(key).await {
             Ok(found) => Some((found.generation, found.tombstone)),
@@ -308,7 +319,8 @@ impl ModelCache {
                 Joined::Leads(lead) => break lead,
                 Joined::Follows(follower) => match follower.landed().await {
                     Landed::Shared(answer, _) => {
-                        self.count_shared(&call.model, &answer);
+                        self.count_shared();
+                        self.count_saved(&call.model, &answer);
                         return fetched(answer, Source::Shared);
                     }
                     Landed::Alone => break self.inner.flights.alone(),
@@ -316,19 +328,11 @@ impl ModelCache {
                 },
             }
         };
-        // Another's fetch may have ended between the look and the joining.
-        if let Ok(found) = self.inner.store.get(ticket.key).await {
-            ticket.state = Some((found.generation, found.tombstone));
-            if let Some(cached) = found
-                .record
-                .and_then(|found| usable(&found, Wishes::default()))
-            {
-                lead.land(cached.answer.clone());
-                lead.finish();
-                return fetched(cached.answer, Source::Cache);
-            }
+        if let Some(cached) = self.look_again(&mut ticket, Wishes::default()).await {
+            lead.land(cached.answer.clone());
+            lead.finish();
+            return fetched(cached.answer, Source::Cache);
         }
-        ticket.began = Instant::now();
         let mut answer = fetch().await?;
         if answer.took.is_zero() {
             answer.took = ticket.began.elapsed();

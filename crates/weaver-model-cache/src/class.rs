@@ -3,7 +3,7 @@
 //! Words are found by Unicode's rules (UAX #29) and compared in lower case, so that "know" is not
 //! "now" and "concurrent" not "current".
 
-use crate::{ClassConfig, ModelCacheConfig};
+use crate::{Call, ClassConfig, Kind, ModelCacheConfig};
 use regex::Regex;
 use std::{
     sync::{Arc, LazyLock},
@@ -18,6 +18,7 @@ const MOST: usize = 64 << 10;
 pub(crate) struct Classifier {
     classes: Vec<Class>,
     default: (Arc<str>, Duration),
+    embedding: (Arc<str>, Duration),
 }
 
 #[derive(Debug)]
@@ -63,6 +64,15 @@ impl Classifier {
         Self {
             classes: config.classes.iter().map(Class::new).collect(),
             default: ("default".into(), config.default_ttl),
+            embedding: ("embedding".into(), config.embedding_ttl),
+        }
+    }
+
+    /// The class of a call, and how long its answer is kept.
+    pub(crate) fn class_of(&self, call: &Call) -> (Arc<str>, Duration) {
+        match call.kind {
+            Kind::Embedding => self.embedding.clone(),
+            Kind::Completion => self.classify(call.words()),
         }
     }
 
@@ -82,7 +92,9 @@ impl Classifier {
     /// The longest that anything is kept.
     pub(crate) fn longest(&self) -> Duration {
         let ttls = self.classes.iter().map(|class| class.ttl);
-        ttls.chain([self.default.1]).max().unwrap_or_default()
+        ttls.chain([self.default.1, self.embedding.1])
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -173,7 +185,12 @@ mod tests {
         ] {
             assert_eq!(classifier.classify(text).1.as_secs(), seconds, "{text}");
         }
-        assert_eq!(classifier.longest().as_secs(), 9);
+        assert_eq!(classifier.longest().as_secs(), 86_400);
+        let embedding = Call {
+            kind: Kind::Embedding,
+            ..Call::new("сейчас", "m")
+        };
+        assert_eq!(&*classifier.class_of(&embedding).0, "embedding");
     }
 
     proptest! {

@@ -10,6 +10,9 @@ pub struct ModelCacheConfig {
     pub classes: Vec<ClassConfig>,
     /// How long answers to questions of no class are kept; 600 s. At most 30 days; 0 is not at all.
     pub default_ttl: Duration,
+    /// How long embeddings are kept, which are the class `embedding` whatever their text; a day. At
+    /// most 30 days; 0 is not at all.
+    pub embedding_ttl: Duration,
     /// Whether only what is deterministic is kept; true.
     pub only_deterministic: bool,
     /// Whether calls with tools are kept; false.
@@ -105,6 +108,7 @@ impl Default for ModelCacheConfig {
             prefix: "weaver:".to_owned(),
             classes: ClassConfig::defaults(),
             default_ttl: Duration::from_secs(600),
+            embedding_ttl: Duration::from_secs(86_400),
             only_deterministic: true,
             tools: false,
             per_user: true,
@@ -131,7 +135,11 @@ impl ModelCacheConfig {
         let mut names: Vec<_> = self.classes.iter().map(|class| &class.name).collect();
         names.sort();
         let twice = names.windows(2).any(|pair| pair[0] == pair[1]);
-        let named = |name: &String| !name.is_empty() && name.len() <= 64 && name != "default";
+        let named = |name: &String| {
+            !name.is_empty()
+                && name.len() <= 64
+                && !matches!(name.as_str(), "default" | "embedding")
+        };
         let price = |price: &Price| {
             [price.input_per_million, price.output_per_million]
                 .iter()
@@ -141,10 +149,12 @@ impl ModelCacheConfig {
             (self.prefix.is_empty(), "prefix is empty"),
             (
                 twice || !self.classes.iter().all(|class| named(&class.name)),
-                "classes have names of 1 to 64 bytes, each another, none of them default",
+                "classes have names of 1 to 64 bytes, each another, neither default nor embedding",
             ),
             (
-                self.default_ttl > MONTH || self.classes.iter().any(|class| class.ttl > MONTH),
+                self.default_ttl > MONTH
+                    || self.embedding_ttl > MONTH
+                    || self.classes.iter().any(|class| class.ttl > MONTH),
                 "a ttl is more than 30 days",
             ),
             (self.memory < 64 << 10, "memory is less than 64 KiB"),

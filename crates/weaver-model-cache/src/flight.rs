@@ -144,6 +144,20 @@ impl<H: Clone> Flights<H> {
         }
     }
 
+    /// A fetch that nobody can join, and whose answer is not kept: it goes on while its own client
+    /// reads.
+    #[must_use]
+    pub fn passing(&self) -> Lead<H> {
+        let flight = self.flight();
+        flight.body.stop_keeping();
+        Lead {
+            flight,
+            place: None,
+            kept: false,
+            total: 0,
+        }
+    }
+
     fn flight(&self) -> Arc<Flight<H>> {
         Arc::new(Flight {
             state: watch::Sender::new(State::Airborne),
@@ -219,6 +233,12 @@ impl<H> Lead<H> {
         reserved
     }
 
+    /// Whether all of it is kept so far.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     /// The whole answer so far, if all of it was kept.
     #[must_use]
     pub fn whole(&self) -> Option<Bytes> {
@@ -231,10 +251,15 @@ impl<H> Lead<H> {
         Shared::of(&self.flight)
     }
 
-    /// The answer has come whole. What is to be kept has to be kept before.
-    pub fn finish(mut self) {
+    /// The answer has come whole. It can be joined until it is [finished](Self::finish), so that
+    /// there is time to keep it.
+    pub fn end(&self) {
         self.flight.body.end(Ok(()));
-        self.close();
+    }
+
+    /// The answer has come whole, and whoever asks from now on begins another fetch.
+    pub fn finish(self) {
+        self.end();
     }
 
     fn close(&mut self) {

@@ -15,6 +15,7 @@ pub const MAX_CAPABILITIES: usize = 100;
 pub const MAX_METADATA: usize = 16 << 10;
 
 /// What an agent says of itself, and whether it lives.
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentStatus {
@@ -55,6 +56,7 @@ impl fmt::Display for AgentStatus {
 }
 
 /// An agent that is registered.
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentInfo {
     /// 1 to 255 characters, none of them a control character.
@@ -70,6 +72,7 @@ pub struct AgentInfo {
     /// When it last sent a heartbeat or registered, likewise.
     pub last_heartbeat: u64,
     /// What it says besides, such as its `url`.
+    #[cfg_attr(feature = "utoipa", schema(value_type = Object))]
     pub metadata: Map<String, Value>,
 }
 
@@ -82,6 +85,7 @@ impl AgentInfo {
 }
 
 /// What an agent registers with.
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Registration {
@@ -97,6 +101,7 @@ pub struct Registration {
     pub status: AgentStatus,
     /// Up to 16 KiB as JSON.
     #[serde(default)]
+    #[cfg_attr(feature = "utoipa", schema(value_type = Object))]
     pub metadata: Map<String, Value>,
 }
 

@@ -76,6 +76,7 @@ pub(crate) fn check_limit(limit: usize) -> Result<(), RegistryError> {
 }
 
 /// Some agents, by id.
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AgentPage {
     /// In the order of their ids.
@@ -85,6 +86,7 @@ pub struct AgentPage {
 }
 
 /// How many agents there are.
+#[cfg_attr(feature = "utoipa", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RegistryStats {
     /// All that are registered.

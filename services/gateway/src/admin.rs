@@ -1,5 +1,6 @@
-//! The admin port: probes, metrics, purge.
+//! The admin port: probes, metrics, purge, agents.
 
+mod agents;
 mod entry;
 mod purge;
 mod warm;
@@ -29,6 +30,23 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/warm/{job}", web::get().to(warm::progress))
         .route("/hottest", web::get().to(warm::hottest))
         .route("/entry", web::get().to(entry::entry))
+        .route("/openapi.json", web::get().to(agents::description))
+        .service(
+            web::resource("/agents")
+                .route(web::post().to(agents::register))
+                .route(web::get().to(agents::list)),
+        )
+        .service(
+            web::resource("/agents/{agent_id}")
+                .route(web::get().to(agents::find_one))
+                .route(web::delete().to(agents::remove)),
+        )
+        .route(
+            "/agents/{agent_id}/heartbeat",
+            web::post().to(agents::heartbeat),
+        )
+        .route("/agent-stats", web::get().to(agents::stats))
+        .route("/agent-events", web::get().to(agents::events))
         .route(
             "/dashboard",
             web::get().to(|req, state| later(req, state, "dashboard")),
@@ -68,7 +86,7 @@ async fn metrics(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
 async fn nothing() -> HttpResponse {
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm, /hottest and /entry",
+        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm, /hottest, /entry, /agents and /openapi.json",
     )
 }
 

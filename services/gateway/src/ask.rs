@@ -1,7 +1,9 @@
-//! `POST /ask`: a question for the configured upstream. Never in the HTTP response cache.
+//! `POST /ask`: a question in words, for a model or for an upstream of its own. Never in the HTTP
+//! response cache.
 
 use crate::{
     front::Admitted,
+    model::{self, Asked, Caller, Endpoint, How, Refusal, Served, Who},
     problem::problem,
     proxy::{self, Clients},
     state::State,
@@ -14,18 +16,32 @@ use actix_web::{
     },
     web,
 };
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
-use serde_json::Value;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 /// A question is text for a model; a megabyte is more than any takes.
 const MAX_QUESTION: usize = 1 << 20;
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// `{"query", "model"?, "user_id"?, "parameters"?, …}`: further members are parameters too.
+#[derive(Deserialize)]
+struct Question {
+    query: String,
+    model: Option<String>,
+    user_id: Option<String>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
 
 pub(crate) async fn handle(
     req: &HttpRequest,
     payload: web::Payload,
     admitted: &Admitted,
-    state: &State,
+    state: &web::Data<State>,
     clients: &Clients,
 ) -> HttpResponse {
     if *req.method() != Method::POST {
@@ -35,41 +51,133 @@ pub(crate) async fn handle(
             .insert(header::ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    let question = match read(payload).await {
-        Ok(question) => question,
-        Err(response) => return response,
+    let body = match model::read(payload, MAX_QUESTION).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.problem(),
     };
-    let query = serde_json::from_slice::<Value>(&question)
-        .ok()
-        .and_then(|value| value.get("query").map(Value::is_string));
-    if query != Some(true) {
+    let Ok(question) = serde_json::from_slice::<Question>(&body) else {
         let what = "the body is not a JSON object with the text \"query\"";
         return problem(StatusCode::BAD_REQUEST, what);
-    }
-    let Some(upstream) = &state.config.ask.upstream else {
-        let what = "no upstream answers questions: ask.upstream is not configured";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, what);
     };
-    let mut response = proxy::ask(req, question, admitted, upstream, clients).await;
-    response.headers_mut().append(
-        header::HeaderName::from_static("cache-status"),
-        HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),
-    );
-    response
+    if let Some(upstream) = &state.config.ask.upstream {
+        let mut response = proxy::ask(req, body, admitted, upstream, clients).await;
+        response.headers_mut().append(
+            header::HeaderName::from_static("cache-status"),
+            HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),
+        );
+        return response;
+    }
+    let caller = Caller {
+        req,
+        admitted,
+        state,
+        clients,
+    };
+    match answer(&caller, question).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.problem(),
+    }
 }
 
-async fn read(mut payload: web::Payload) -> Result<Bytes, HttpResponse> {
-    let mut whole = BytesMut::new();
-    while let Some(piece) = payload.next().await {
-        let piece = piece
-            .map_err(|_| problem(StatusCode::BAD_REQUEST, "the body of the request broke off"))?;
-        if whole.len() + piece.len() > MAX_QUESTION {
-            return Err(problem(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "a question is at most 1 MiB",
-            ));
-        }
-        whole.extend_from_slice(&piece);
+/// Asks the model, and gives its text with what the cache did.
+async fn answer(caller: &Caller<'_>, question: Question) -> Result<HttpResponse, Refusal> {
+    let config = &caller.state.config;
+    let Some(model) = question.model.clone().or_else(|| config.ask.model.clone()) else {
+        return Err(if config.models.is_empty() {
+            let what =
+                "nothing answers questions: neither ask.upstream nor [[models]] is configured";
+            Refusal::of_ask(StatusCode::SERVICE_UNAVAILABLE, what)
+        } else {
+            let what = "model is missing, and ask.model is not configured";
+            Refusal::of_ask(StatusCode::BAD_REQUEST, what)
+        });
+    };
+    let who = who(caller, question.user_id.as_deref())?;
+    let mut members = question.more;
+    members.extend(question.parameters);
+    members.remove("stream");
+    // An answer in words is asked for once: the same question gets the same answer.
+    if !["temperature", "seed"]
+        .iter()
+        .any(|name| members.contains_key(*name))
+    {
+        members.insert("temperature".to_owned(), json!(0));
     }
-    Ok(whole.freeze())
+    members.insert("model".to_owned(), json!(model));
+    members.insert(
+        "messages".to_owned(),
+        json!([{ "role": "user", "content": question.query }]),
+    );
+    let body = Bytes::from(Value::Object(members.clone()).to_string());
+    let asked = Asked::of(Endpoint::Chat, body, members, who, caller.req.headers());
+    let served = model::serve(caller, asked?).await?;
+    let (status_field, cache) = (served.status_field(), view(&served));
+    let shaped = shape(served, cache).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response.insert_header(("cache-status", status_field));
+    Ok(response.json(shaped))
+}
+
+/// Who asks: the authenticated user, who may not ask for another.
+fn who(caller: &Caller<'_>, named: Option<&str>) -> Result<Who, Refusal> {
+    if let (Some(identity), Some(named)) = (&caller.admitted.identity, named)
+        && *identity.user != *named
+    {
+        let what = "user_id names another user than the credentials";
+        return Err(Refusal::of_ask(StatusCode::FORBIDDEN, what));
+    }
+    Ok(Who::of(caller).or_named(named))
+}
+
+async fn shape(served: Served, cache: Value) -> Result<Value, Refusal> {
+    let broken = |what: &str| Refusal::of_ask(StatusCode::BAD_GATEWAY, what);
+    let Some((status, bytes)) = served.whole(MAX_ANSWER).await else {
+        return Err(broken("the model's answer broke off or is too long"));
+    };
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if status != StatusCode::OK {
+        let said = value.pointer("/error/message").and_then(Value::as_str);
+        let what = said.unwrap_or("the model answered with an error");
+        let status = if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE {
+            status
+        } else {
+            StatusCode::BAD_GATEWAY
+        };
+        return Err(Refusal::of_ask(status, what));
+    }
+    let text = value
+        .pointer("/choices/0/message/content")
+        .and_then(Value::as_str);
+    let Some(text) = text else {
+        return Err(broken("the model's answer has no text"));
+    };
+    Ok(json!({
+        "answer": text,
+        "model": value.get("model"),
+        "usage": value.get("usage"),
+        "cache": cache,
+    }))
+}
+
+fn view(served: &Served) -> Value {
+    match &served.how {
+        How::Hit { class, age, ttl } => json!({
+            "status": "hit",
+            "class": &**class,
+            "age_seconds": age.as_secs(),
+            "ttl_seconds": ttl.as_secs(),
+        }),
+        How::Miss { class, ttl } => json!({
+            "status": "miss",
+            "class": &**class,
+            "ttl_seconds": ttl.as_secs(),
+        }),
+        How::Shared { class, ttl } => json!({
+            "status": "shared",
+            "class": &**class,
+            "ttl_seconds": ttl.as_secs(),
+        }),
+        How::Bypass(why) => json!({ "status": "bypass", "reason": why }),
+    }
 }

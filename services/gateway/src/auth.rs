@@ -28,6 +28,14 @@ pub(crate) enum Authenticator {
     Jwt(Box<jwt::Verifier>),
 }
 
+/// A key as a bearer token, as clients of models send theirs.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut lines = headers.get_all("authorization");
+    let line = lines.next()?.as_bytes();
+    let (scheme, token) = line.split_at_checked(7)?;
+    (scheme.eq_ignore_ascii_case(b"bearer ") && lines.next().is_none()).then_some(token)
+}
+
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
@@ -112,13 +120,14 @@ impl ApiKeys {
 
     fn find(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Refusal> {
         let mut lines = headers.get_all(X_API_KEY);
-        let given = lines
-            .next()
-            .ok_or((StatusCode::UNAUTHORIZED, "x-api-key is missing"))?;
+        let given = match lines.next() {
+            Some(given) => given.as_bytes(),
+            None => bearer(headers).ok_or((StatusCode::UNAUTHORIZED, "x-api-key is missing"))?,
+        };
         if lines.next().is_some() {
             return Err((StatusCode::BAD_REQUEST, "x-api-key is there twice"));
         }
-        let hash = *blake3::hash(given.as_bytes()).as_bytes();
+        let hash = *blake3::hash(given).as_bytes();
         self.0
             .get_key_value(&hash)
             .filter(|(known, _)| bool::from(known.ct_eq(&hash)))

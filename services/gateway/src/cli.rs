@@ -38,6 +38,15 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:8001")]
         admin_listen: SocketAddr,
     },
+    /// Serve a sample language model, OpenAI-compatible, deterministic and slow, to try things with
+    SampleModel {
+        /// Where it listens
+        #[arg(long, default_value = "127.0.0.1:9100")]
+        listen: SocketAddr,
+        /// How long an answer takes
+        #[arg(long, default_value = "800ms", value_parser = crate::config::duration)]
+        delay: std::time::Duration,
+    },
     /// Check a configuration and list every fault in it
     Check {
         /// The configuration, a TOML file
@@ -139,6 +148,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             admin_listen,
         } => {
             actix_web::rt::System::new().block_on(demo::run(listen, admin_listen))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::SampleModel { listen, delay } => {
+            actix_web::rt::System::new().block_on(demo::serve_model(listen, delay))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { config } => Ok(match Config::load(config.as_deref(), &environment) {

@@ -9,17 +9,21 @@ mod sections;
 mod source;
 mod values;
 
+pub(crate) use sections::routes_upstream;
 pub use sections::{
-    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, HealthCheckConfig, JwtConfig,
-    JwtKey, LogFormat, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig,
-    TelemetryConfig, WarmConfig,
+    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination,
+    HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig,
+    RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig,
+    WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
 
 use std::path::Path;
 use weaver_cache::CacheConfig;
+use weaver_model_cache::ModelCacheConfig;
 use weaver_pool::RedisPoolConfig;
+use weaver_registry::RegistryConfig;
 
 /// Everything the gateway is told.
 #[derive(Clone, Debug)]
@@ -42,6 +46,14 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[ask]`
     pub ask: AskConfig,
+    /// `[[models]]`, in the order in which they are looked at.
+    pub models: Vec<ModelRouteConfig>,
+    /// `[model_cache]`; `None` where it is off.
+    pub model_cache: Option<ModelCacheConfig>,
+    /// `[model_limits]`
+    pub model_limits: ModelLimitsConfig,
+    /// `[agents]`
+    pub agents: RegistryConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[[routes]]`, the longest path first.

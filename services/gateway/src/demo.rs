@@ -1,4 +1,7 @@
-//! `weaver-gateway demo`: a sample upstream, agent-like and slow on purpose, behind the gateway.
+//! `weaver-gateway demo`: a sample upstream, agent-like and slow on purpose, behind the gateway, and
+//! `weaver-gateway sample-model`: its language model alone.
+
+mod model;
 
 use crate::{
     config::{Config, Environment},
@@ -12,6 +15,7 @@ use actix_web::{
 use anyhow::Context;
 use bytes::Bytes;
 use futures_util::stream;
+use model::Sample;
 use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,17 +29,25 @@ use tokio::{
 
 /// What an answer of the sample upstream takes.
 const THINKING: Duration = Duration::from_millis(25);
+/// What an answer of the sample model takes.
+const MODEL_THINKING: Duration = Duration::from_millis(800);
 /// Between two events of `/stream`.
 const BEAT: Duration = Duration::from_millis(200);
 
 static ANSWERS: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow::Result<()> {
-    let upstream = HttpServer::new(|| App::new().configure(sample))
-        .workers(1)
-        .disable_signals()
-        .bind((Ipv4Addr::LOCALHOST, 0))
-        .context("the sample upstream cannot listen")?;
+    let model = Sample::new(MODEL_THINKING);
+    let upstream = HttpServer::new(move || {
+        let model = model.clone();
+        App::new()
+            .configure(sample)
+            .configure(|config| model.configure(config))
+    })
+    .workers(1)
+    .disable_signals()
+    .bind((Ipv4Addr::LOCALHOST, 0))
+    .context("the sample upstream cannot listen")?;
     let upstream_address = upstream.addrs()[0];
     let upstream = upstream.run();
     let upstream_handle = upstream.handle();
@@ -50,7 +62,12 @@ pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow:
         [telemetry]
         log_format = "pretty"
         [ask]
-        upstream = "http://{upstream_address}"
+        model = "sample-model"
+        [[models]]
+        name = "sample"
+        upstreams = ["http://{upstream_address}"]
+        [model_cache.prices]
+        "sample-*" = {{ input = 1.0, output = 2.0 }}
         [[routes]]
         path = "/"
         name = "sample"
@@ -79,6 +96,23 @@ pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow:
     Ok(())
 }
 
+/// Serves the sample model alone, until SIGTERM or SIGINT.
+pub(crate) async fn serve_model(listen: SocketAddr, delay: Duration) -> anyhow::Result<()> {
+    let model = Sample::new(delay);
+    let server = HttpServer::new(move || {
+        let model = model.clone();
+        App::new().configure(|config| model.configure(config))
+    });
+    let server = server
+        .workers(1)
+        .shutdown_timeout(1)
+        .bind(listen)
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    println!("a sample model answers on http://{listen}/v1");
+    server.run().await?;
+    Ok(())
+}
+
 fn print(public: SocketAddr, admin: SocketAddr) {
     println!(
         "\nWeaver serves a sample upstream on http://{public} (admin on http://{admin}).\n\
@@ -89,7 +123,10 @@ fn print(public: SocketAddr, admin: SocketAddr) {
          curl -i -H 'Authorization: Bearer ann' http://{public}/profile   # kept for Ann alone\n  \
          curl -N http://{public}/stream                  # events pass through as they come\n  \
          curl -i http://{public}/error/503               # an error on request, not kept\n  \
-         curl -s -d '{{\"query\":\"what is a cache?\"}}' http://{public}/ask\n  \
+         curl -s -d '{{\"query\":\"what is a cache?\"}}' http://{public}/ask          # a model's answer: 800 ms\n  \
+         curl -s -d '{{\"query\":\"what is a cache?\"}}' http://{public}/ask          # and from the cache\n  \
+         curl -sN http://{public}/v1/chat/completions -d '{{\"model\":\"sample-model\",\"temperature\":0,\"stream\":true,\n    \
+         \"messages\":[{{\"role\":\"user\",\"content\":\"define a loom\"}}]}}'   # streamed; the second time at once\n  \
          curl -s http://{public}/metrics                 # hits, misses, latency saved\n  \
          curl -s 'http://{admin}/entry?url=http://{public}/catalog'   # what is stored, and until when\n  \
          curl -s -d '{{\"url\":\"/catalog\"}}' http://{admin}/purge   # gone; ask again for a miss\n\n\
@@ -104,7 +141,6 @@ fn sample(config: &mut web::ServiceConfig) {
         .route("/profile", web::get().to(profile))
         .route("/stream", web::get().to(events))
         .route("/error/{status}", web::to(error))
-        .route("/ask", web::post().to(answer))
         .route("/health", web::get().to(|| async { "ok" }));
 }
 
@@ -163,13 +199,4 @@ async fn error(status: web::Path<u16>) -> HttpResponse {
         .ok()
         .filter(|status| status.as_u16() >= 200);
     HttpResponse::build(status.unwrap_or(StatusCode::BAD_REQUEST)).json(json!({ "answer": answer }))
-}
-
-async fn answer(question: web::Json<Value>) -> HttpResponse {
-    let answer = think().await;
-    let query = question
-        .get("query")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    HttpResponse::Ok().json(json!({ "answer": format!("You asked: {query}"), "number": answer }))
 }

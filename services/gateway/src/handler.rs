@@ -3,6 +3,7 @@
 use crate::{
     ask, builtin,
     front::Admitted,
+    model,
     problem::problem,
     proxy::{self, Clients},
     routes::Target,
@@ -30,6 +31,15 @@ pub(crate) async fn handle(
         Target::Whoami => builtin::whoami(&req, &admitted, &state),
         Target::Metrics => builtin::metrics(&req, &state),
         Target::Ask => ask::handle(&req, payload, &admitted, &state, &clients).await,
+        Target::Model(endpoint) => {
+            let caller = model::Caller {
+                req: &req,
+                admitted: &admitted,
+                state: &state,
+                clients: &clients,
+            };
+            model::handle(caller, payload, endpoint).await
+        }
         Target::Route(route) => {
             proxy::forward(
                 &req,

@@ -14,7 +14,9 @@
 //! | `front` | everything before the cache |
 //! | `routes` | which route and which cache rule a request has |
 //! | `auth`, `limit` | who it is, and how much they may ask |
-//! | `handler`, `builtin`, `ask` | what answers behind the cache |
+//! | `handler`, `builtin` | what answers behind the cache |
+//! | `model`, `ask` | calls of language models, and the cache of their answers |
+//! | `agents` | agents of the registry as upstreams |
 //! | `proxy` | upstreams: choice, deadlines, retries, bodies, upgrades |
 //! | `admin` | the admin port |
 //! | `telemetry` | logs and traces |
@@ -24,6 +26,7 @@
 //! where it listens and a handle to stop it.
 
 mod admin;
+mod agents;
 mod ask;
 mod auth;
 mod builtin;
@@ -34,6 +37,7 @@ mod demo;
 mod front;
 mod handler;
 mod limit;
+mod model;
 mod problem;
 mod proxy;
 mod remote;

@@ -13,8 +13,8 @@ mod send;
 mod tunnel;
 mod upstreams;
 
-pub(crate) use body::TrailerSlot;
-pub(crate) use client::Clients;
+pub(crate) use body::{RequestBody, TrailerSlot};
+pub(crate) use client::{Clients, HttpClient};
 pub(crate) use health::check as check_health;
-pub(crate) use send::{ask, forward};
-pub(crate) use upstreams::Upstreams;
+pub(crate) use send::{Failure, ask, forward};
+pub(crate) use upstreams::{InFlight, Upstreams};

@@ -2,6 +2,7 @@
 
 use crate::{
     config::{Config, RouteCache, RouteConfig},
+    model::Endpoint,
     proxy::Upstreams,
 };
 use std::{sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ pub(crate) enum Target {
     Whoami,
     Metrics,
     Ask,
+    Model(Endpoint),
     Route(Arc<Route>),
     Nothing,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Matched {
 pub(crate) struct Routes {
     routes: Vec<Arc<Route>>,
     patterns: Vec<(Pattern, Arc<Rule>)>,
-    built_in: [(&'static str, Target, RouteHttpMetrics); 4],
+    built_in: Vec<(&'static str, Target, RouteHttpMetrics)>,
     nothing: RouteHttpMetrics,
 }
 
@@ -49,23 +51,31 @@ impl Routes {
             .iter()
             .map(|route| {
                 Arc::new(Route {
-                    upstreams: Upstreams::new(route),
+                    upstreams: Upstreams::new(&route.to, route.eject_after, route.eject_for),
                     rule: rule(route, &config.cache),
                     metrics: metrics.route(&route.name),
                     config: route.clone(),
                 })
             })
             .collect();
-        let built_in = [
+        let mut built_in = vec![
             ("/health", Target::Health),
             ("/whoami", Target::Whoami),
             ("/metrics", Target::Metrics),
             ("/ask", Target::Ask),
         ];
+        // Without models these are paths like any other.
+        if !config.models.is_empty() {
+            let model = |endpoint: Endpoint| (endpoint.path(), Target::Model(endpoint));
+            built_in.extend(Endpoint::ALL.map(model));
+        }
         Self {
             routes,
             patterns: config.cache.rules(),
-            built_in: built_in.map(|(path, target)| (path, target, metrics.route(path))),
+            built_in: built_in
+                .into_iter()
+                .map(|(path, target)| (path, target, metrics.route(path)))
+                .collect(),
             nothing: metrics.route("none"),
         }
     }
@@ -77,9 +87,9 @@ impl Routes {
     pub(crate) fn find(&self, path: &str, wants_text: bool) -> Matched {
         for (known, target, metrics) in &self.built_in {
             if path == *known {
-                // Text for a scraper is made anew each time, and /ask is never kept here.
+                // Text for a scraper is made anew each time, and answers of models are never kept here.
                 let cached = match target {
-                    Target::Ask => false,
+                    Target::Ask | Target::Model(_) => false,
                     Target::Metrics => !wants_text,
                     _ => true,
                 };

@@ -10,6 +10,7 @@ use crate::{
     front::Front,
     handler,
     limit::Limiter,
+    model::Models,
     proxy::Clients,
     routes::Routes,
     state::{self, State},
@@ -37,8 +38,13 @@ use tokio::{
     time::timeout,
 };
 use weaver_cache::{CacheStore, ResponseCache};
-use weaver_metrics::{CacheMetrics, HttpMetrics, RedisPoolMetrics, Registry};
+use weaver_metrics::{
+    AgentMetrics, CacheMetrics, HttpMetrics, ModelCacheMetrics, ModelMetrics, RedisPoolMetrics,
+    Registry,
+};
+use weaver_model_cache::ModelCache;
 use weaver_pool::RedisPool;
+use weaver_registry::AgentRegistry;
 use wire::WireStream;
 
 /// Pending connections that the kernel keeps for us.
@@ -133,7 +139,25 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     if let Some(pool) = redis.clone() {
         RedisPoolMetrics::register(&mut registry, move || state::snapshot(&pool));
     }
+    let answers = match (config.model_cache.clone(), redis.clone()) {
+        // Without models nothing would be in it.
+        _ if config.models.is_empty() => None,
+        (None, _) => None,
+        (Some(answers), Some(pool)) => Some(ModelCache::redis(pool, answers)?),
+        (Some(answers), None) => Some(ModelCache::embedded(answers)?),
+    };
+    let model_metrics = ModelMetrics::new(&mut registry);
+    if let Some(answers) = answers.clone() {
+        ModelCacheMetrics::register(&mut registry, move || state::model_snapshot(&answers));
+    }
+    let agents = match redis.clone() {
+        Some(pool) => AgentRegistry::redis(pool, config.agents.clone())?,
+        None => AgentRegistry::embedded(config.agents.clone())?,
+    };
     let state = Arc::new(State {
+        models: Models::new(&config, answers, model_metrics),
+        agent_metrics: AgentMetrics::new(&mut registry),
+        agents,
         warmer: Warmer::new(public_address),
         routes: Routes::new(&config, &http_metrics),
         auth: Authenticator::new(&config.auth)?,

@@ -1,6 +1,9 @@
 //! What all workers share.
 
-use crate::{auth::Authenticator, config::Config, limit::Limiter, routes::Routes, warm::Warmer};
+use crate::{
+    auth::Authenticator, config::Config, limit::Limiter, model::Models, routes::Routes,
+    warm::Warmer,
+};
 use parking_lot::RwLock;
 use std::{
     sync::{
@@ -11,10 +14,12 @@ use std::{
 };
 use weaver_cache::CacheHandle;
 use weaver_metrics::{
-    CacheMetrics, RedisPoolSnapshot, Registry,
+    AgentMetrics, CacheMetrics, ModelCacheSnapshot, RedisPoolSnapshot, Registry,
     report::{CircuitBreakerReport, MetricsReport, Status},
 };
+use weaver_model_cache::ModelCache;
 use weaver_pool::{BreakerReason, BreakerStats, RedisPool};
+use weaver_registry::AgentRegistry;
 
 pub(crate) struct State {
     pub(crate) config: Config,
@@ -25,6 +30,9 @@ pub(crate) struct State {
     pub(crate) cache_metrics: CacheMetrics,
     pub(crate) registry: Arc<Registry>,
     pub(crate) redis: Option<RedisPool>,
+    pub(crate) models: Models,
+    pub(crate) agents: AgentRegistry,
+    pub(crate) agent_metrics: AgentMetrics,
     pub(crate) draining: AtomicBool,
     pub(crate) warmer: Warmer,
     /// Whether what is to be warmed on start is not warm yet.
@@ -49,6 +57,11 @@ impl State {
             status: self.status(),
             http_cache: self.cache_metrics.report(),
             redis_pool: self.redis.as_ref().map(|pool| snapshot(pool).report()),
+            model_cache: self
+                .models
+                .cache
+                .as_ref()
+                .map(|cache| model_snapshot(cache).report()),
         }
     }
 
@@ -61,6 +74,21 @@ pub(crate) fn unix_seconds() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
+}
+
+pub(crate) fn model_snapshot(cache: &ModelCache) -> ModelCacheSnapshot {
+    let stats = cache.stats();
+    ModelCacheSnapshot {
+        hits: stats.hits,
+        misses: stats.misses,
+        bypassed: stats.not_deterministic + stats.tools + stats.no_store,
+        shared: stats.shared,
+        errors: stats.errors,
+        stored: stats.stored,
+        tokens_saved: stats.tokens_saved,
+        cost_saved: stats.money_saved,
+        seconds_saved: stats.seconds_saved,
+    }
 }
 
 pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {

@@ -43,6 +43,11 @@ impl<'a> Section<'a> {
         self.source.fault(&self.path(key), what);
     }
 
+    /// An environment variable that is named by a key.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        self.source.variable(name).map(str::to_owned)
+    }
+
     /// A fault of a key somewhere else, by its whole path.
     pub(super) fn fault_at(&self, path: &str, what: &str) {
         self.source.fault(path, what);

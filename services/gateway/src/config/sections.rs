@@ -5,14 +5,18 @@ use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use weaver_cache::{Pattern, QueryRule};
 
+mod agents;
 mod auth;
 mod cache;
+mod models;
 mod redis;
 mod routes;
 mod warm;
 
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
-pub use routes::{HealthCheckConfig, RouteCache, RouteConfig};
+pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
+pub(crate) use routes::upstream as routes_upstream;
+pub use routes::{Destination, HealthCheckConfig, RouteCache, RouteConfig};
 pub use warm::WarmConfig;
 
 /// `[server]`
@@ -94,13 +98,6 @@ impl fmt::Debug for AdminConfig {
     }
 }
 
-/// `[ask]`
-#[derive(Clone, Debug)]
-pub struct AskConfig {
-    /// The upstream that answers `POST /ask`; `None` answers 503.
-    pub upstream: Option<String>,
-}
-
 /// `[telemetry]`
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
@@ -145,7 +142,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         cors: cors(root.section("cors")),
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
-        ask: ask(root.section("ask")),
+        ask: models::ask(root.section("ask")),
+        models: models::models(root.tables("models")),
+        model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
+        model_limits: models::limits(root.section("model_limits")),
+        agents: agents::read(root.section("agents")),
         telemetry: telemetry(root.section("telemetry")),
         routes: routes::read(root.tables("routes"), root),
         server,
@@ -265,12 +266,6 @@ fn admin(mut section: Section<'_>) -> String {
     let token = section.text("token").unwrap_or_default();
     section.finish();
     token
-}
-
-fn ask(mut section: Section<'_>) -> AskConfig {
-    let upstream = section.parsed("upstream", routes::upstream);
-    section.finish();
-    AskConfig { upstream }
 }
 
 fn telemetry(mut section: Section<'_>) -> TelemetryConfig {

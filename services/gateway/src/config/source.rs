@@ -90,6 +90,7 @@ pub(super) struct Source {
     merged: Map<String, Value>,
     /// The variable that set a key, by the key's path.
     variables: BTreeMap<String, String>,
+    environment: Environment,
     pub(super) faults: Mutex<Vec<String>>,
 }
 
@@ -151,8 +152,14 @@ impl Source {
             document: Some(document),
             merged,
             variables,
+            environment: environment.clone(),
             faults: Mutex::default(),
         })
+    }
+
+    /// A variable that the configuration names.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name)
     }
 
     pub(super) fn root(&self) -> Section<'_> {

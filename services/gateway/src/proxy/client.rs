@@ -26,13 +26,14 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(config: &Config) -> Self {
         let timeouts = config.routes.iter().map(|route| route.connect_timeout);
+        let timeouts = timeouts.chain(config.models.iter().map(|route| route.connect_timeout));
         Self {
             by_connect_timeout: timeouts.map(|timeout| (timeout, client(timeout))).collect(),
             other: client(Duration::from_secs(5)),
         }
     }
 
-    pub(super) fn get(&self, connect_timeout: Duration) -> &HttpClient {
+    pub(crate) fn get(&self, connect_timeout: Duration) -> &HttpClient {
         self.by_connect_timeout
             .get(&connect_timeout)
             .unwrap_or(&self.other)

@@ -15,7 +15,8 @@ pub(crate) async fn check(route: &Route) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let probes = route.upstreams.all().iter().map(|upstream| {
+        let all = route.upstreams.all();
+        let probes = all.iter().map(|upstream| {
             let client = &client;
             async move {
                 let healthy = probe(client, upstream, &config.path, config.timeout).await;

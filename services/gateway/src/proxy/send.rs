@@ -26,7 +26,7 @@ use weaver_cache::{Detached, OriginUnreachable, Replaceable};
 const PIECES: usize = 8;
 
 /// Why there is no response.
-enum Failure {
+pub(crate) enum Failure {
     Connect(hyper_util::client::legacy::Error),
     ConnectTimeout,
     FirstByte(Duration),
@@ -34,7 +34,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(error: hyper_util::client::legacy::Error) -> Self {
+    pub(crate) fn of(error: hyper_util::client::legacy::Error) -> Self {
         if !error.is_connect() {
             return Self::Broken(error);
         }
@@ -52,12 +52,13 @@ impl Failure {
     }
 
     /// Whether nothing of the request can have reached the upstream.
-    fn is_before_sending(&self) -> bool {
+    pub(crate) fn is_before_sending(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout)
     }
 
-    fn respond(&self, upstream: &str) -> HttpResponse {
-        let (status, detail) = match self {
+    /// What a client is told of it.
+    pub(crate) fn status(&self) -> (StatusCode, &'static str) {
+        match self {
             Self::Connect(_) => (StatusCode::BAD_GATEWAY, "the upstream could not be reached"),
             Self::ConnectTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
@@ -71,14 +72,18 @@ impl Failure {
                 StatusCode::BAD_GATEWAY,
                 "the upstream broke off before it had answered",
             ),
-        };
+        }
+    }
+
+    fn respond(&self, upstream: &str) -> HttpResponse {
+        let (status, detail) = self.status();
         unreachable(
             problem::of_upstream(status, detail, upstream),
             OriginUnreachable::Asked,
         )
     }
 
-    fn log(&self, upstream: &str) {
+    pub(crate) fn log(&self, upstream: &str) {
         match self {
             Self::Connect(error) | Self::Broken(error) => {
                 let cause = std::error::Error::source(error).map(ToString::to_string);

@@ -1,6 +1,10 @@
 //! The upstreams of a route: which one is asked next, and which ones are left out.
+//!
+//! They are fixed by the configuration, or they are agents, which come and go
+//! ([`Upstreams::replace`]).
 
-use crate::config::RouteConfig;
+use crate::config::Destination;
+use arc_swap::ArcSwap;
 use std::{
     sync::{
         Arc,
@@ -17,11 +21,12 @@ const PER_RETRY: i64 = 100;
 /// The budget of a route that has had no traffic yet.
 const INITIAL: i64 = 10 * PER_RETRY;
 
-/// Whether it was tried, whether it is ejected, how much it has to do: the least is the best.
-type Rank = (bool, bool, usize);
+/// Whether it was tried, whether it is ejected, whether it is busy, how much it has to do: the least
+/// is the best.
+type Rank = (bool, bool, bool, usize);
 
 pub(crate) struct Upstreams {
-    all: Box<[Arc<Upstream>]>,
+    all: ArcSwap<Vec<Arc<Upstream>>>,
     turn: AtomicUsize,
     budget: AtomicI64,
     eject_after: u32,
@@ -31,21 +36,36 @@ pub(crate) struct Upstreams {
 
 pub(crate) struct Upstream {
     /// Scheme and authority, as configured.
-    pub(super) base: String,
+    pub(crate) base: String,
     in_flight: AtomicUsize,
     failures: AtomicU32,
     /// Milliseconds after the epoch until which it is left out; 0 is not at all.
     ejected_until: AtomicU64,
     /// What the active check last said.
     unhealthy: AtomicBool,
+    /// It takes work if nobody else does, by its own word.
+    busy: AtomicBool,
+}
+
+impl Upstream {
+    fn new(base: &str) -> Arc<Self> {
+        Arc::new(Self {
+            base: base.to_owned(),
+            in_flight: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            unhealthy: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+        })
+    }
 }
 
 /// A request on its way to an upstream, counted until its response's end.
-pub(super) struct InFlight(Option<Arc<Upstream>>);
+pub(crate) struct InFlight(Option<Arc<Upstream>>);
 
 impl InFlight {
     /// One that is not counted.
-    pub(super) fn uncounted() -> Self {
+    pub(crate) fn uncounted() -> Self {
         Self(None)
     }
 }
@@ -59,24 +79,34 @@ impl Drop for InFlight {
 }
 
 impl Upstreams {
-    pub(crate) fn new(route: &RouteConfig) -> Self {
-        let upstream = |base: &String| {
-            Arc::new(Upstream {
-                base: base.clone(),
-                in_flight: AtomicUsize::new(0),
-                failures: AtomicU32::new(0),
-                ejected_until: AtomicU64::new(0),
-                unhealthy: AtomicBool::new(false),
-            })
+    /// Those of a configuration; agents are yet to be found.
+    pub(crate) fn new(to: &Destination, eject_after: u32, eject_for: Duration) -> Self {
+        let all = match to {
+            Destination::Upstreams(bases) => bases.iter().map(|base| Upstream::new(base)).collect(),
+            Destination::Agent(_) => Vec::new(),
         };
         Self {
-            all: route.upstreams.iter().map(upstream).collect(),
+            all: ArcSwap::from_pointee(all),
             turn: AtomicUsize::new(0),
             budget: AtomicI64::new(INITIAL),
-            eject_after: route.eject_after,
-            eject_for: route.eject_for,
+            eject_after,
+            eject_for,
             epoch: Instant::now(),
         }
+    }
+
+    /// Makes these the upstreams, each with whether it is busy; what is known of those that stay
+    /// stays known.
+    pub(crate) fn replace(&self, bases: &[(String, bool)]) {
+        let known = self.all.load();
+        let upstream = |(base, busy): &(String, bool)| {
+            let same = known.iter().find(|upstream| upstream.base == *base);
+            let upstream = same.map_or_else(|| Upstream::new(base), Arc::clone);
+            upstream.busy.store(*busy, Ordering::Relaxed);
+            upstream
+        };
+        self.all
+            .store(Arc::new(bases.iter().map(upstream).collect()));
     }
 
     fn now(&self) -> u64 {
@@ -86,20 +116,22 @@ impl Upstreams {
     /// The least loaded upstream that is neither ejected, unhealthy nor already `tried`; an ejected
     /// one if there is no other, because ejection is a guess. `None` if the active checks rule all
     /// of them out, or all were tried.
-    pub(super) fn choose(&self, tried: &[Arc<Upstream>]) -> Option<(Arc<Upstream>, InFlight)> {
+    pub(crate) fn choose(&self, tried: &[Arc<Upstream>]) -> Option<(Arc<Upstream>, InFlight)> {
         let now = self.now();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.all.len();
+        let all = self.all.load();
+        let count = all.len();
         let mut best: Option<(Rank, &Arc<Upstream>)> = None;
         for at in 0..count {
             // Equally loaded ones take turns.
-            let upstream = &self.all[(turn + at) % count];
+            let upstream = &all[(turn + at) % count];
             if upstream.unhealthy.load(Ordering::Relaxed) {
                 continue;
             }
             let rank = (
                 tried.iter().any(|tried| Arc::ptr_eq(tried, upstream)),
                 upstream.ejected_until.load(Ordering::Relaxed) > now,
+                upstream.busy.load(Ordering::Relaxed),
                 upstream.in_flight.load(Ordering::Relaxed),
             );
             if best.as_ref().is_none_or(|(known, _)| rank < *known) {
@@ -114,18 +146,18 @@ impl Upstreams {
     /// Whether all of them are ejected or unhealthy.
     pub(super) fn are_all_out(&self) -> bool {
         let now = self.now();
-        self.all.iter().all(|upstream| {
+        self.all.load().iter().all(|upstream| {
             upstream.unhealthy.load(Ordering::Relaxed)
                 || upstream.ejected_until.load(Ordering::Relaxed) > now
         })
     }
 
-    pub(super) fn succeeded(&self, upstream: &Upstream) {
+    pub(crate) fn succeeded(&self, upstream: &Upstream) {
         upstream.failures.store(0, Ordering::Relaxed);
         upstream.ejected_until.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn failed(&self, upstream: &Upstream) {
+    pub(crate) fn failed(&self, upstream: &Upstream) {
         let failures = upstream.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= self.eject_after {
             let pause = u64::try_from(self.eject_for.as_millis()).unwrap_or(u64::MAX);
@@ -145,8 +177,8 @@ impl Upstreams {
         }
     }
 
-    pub(super) fn all(&self) -> &[Arc<Upstream>] {
-        &self.all
+    pub(super) fn all(&self) -> Arc<Vec<Arc<Upstream>>> {
+        self.all.load_full()
     }
 
     /// Counts a request towards the retries that may be made.

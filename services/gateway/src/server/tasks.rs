@@ -28,6 +28,9 @@ impl Tasks {
                 if let Some(limiter) = &shared.limiter {
                     limiter.tend();
                 }
+                if let Some(budgets) = &shared.models.budgets {
+                    budgets.tend();
+                }
                 if let Some(cache) = shared.cache() {
                     cache.tend().await;
                 }
@@ -46,6 +49,17 @@ impl Tasks {
         }));
         let shared = Arc::clone(state);
         tasks.spawn(async move { crate::warm::on_start(&shared).await });
+        let shared = Arc::clone(state);
+        tasks.spawn(every(Duration::from_secs(5), move || {
+            let shared = Arc::clone(&shared);
+            async move {
+                if let Ok(stats) = shared.agents.get_stats().await {
+                    shared.agent_metrics.set(stats.online, stats.offline);
+                }
+            }
+        }));
+        let shared = Arc::clone(state);
+        tasks.spawn(async move { crate::agents::follow(&shared).await });
         for route in state.routes.all() {
             let route = Arc::clone(route);
             tasks.spawn(async move { crate::proxy::check_health(&route).await });

@@ -13,8 +13,8 @@ pub struct RouteConfig {
     pub path: String,
     /// The name by which it is counted and named in problems.
     pub name: String,
-    /// Base URLs, scheme and authority.
-    pub upstreams: Vec<String>,
+    /// Where its requests go.
+    pub to: Destination,
     /// How its responses are cached.
     pub cache: RouteCache,
     /// Whether each user has a store of their own.
@@ -65,6 +65,15 @@ pub struct RouteConfig {
     pub health_check: Option<HealthCheckConfig>,
 }
 
+/// Where a route's requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Base URLs, scheme and authority.
+    Upstreams(Vec<String>),
+    /// The online agents that have this capability, whose metadata has their `url`.
+    Agent(String),
+}
+
 /// How a route's responses are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteCache {
@@ -112,9 +121,6 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
     if !section.has("path") {
         section.fault("path", "is missing");
     }
-    if !section.has("upstreams") {
-        section.fault("upstreams", "is missing");
-    }
     let path = section.parsed("path", |text| {
         if text.starts_with('/') && !text.contains(['?', '#', '*']) {
             Ok(text.to_owned())
@@ -124,9 +130,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
             ))
         }
     });
-    let upstreams = section
-        .parsed_list("upstreams", upstream)
-        .unwrap_or_default();
+    let to = destination(&mut section);
     let names = [
         ("standard", Kind::Standard),
         ("pattern", Kind::Pattern),
@@ -195,13 +199,42 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         eject_after: section.number("eject_after", 5, 1..=1000),
         eject_for: section.duration("eject_for", Duration::from_secs(10), least),
         health_check: health,
-        upstreams,
+        to,
     };
-    if route.upstreams.is_empty() && path.is_some() {
-        section.fault("upstreams", "has no upstream");
-    }
     section.finish();
     path.map(|_| route)
+}
+
+/// `upstreams = ["http://…"]` or `agent = "capability"`
+pub(super) fn destination(section: &mut Section<'_>) -> Destination {
+    let (has_upstreams, has_agent) = (section.has("upstreams"), section.has("agent"));
+    let given = section.list("upstreams");
+    let upstreams = given.iter().flatten().filter_map(|text| {
+        let read = upstream(text).map_err(|what| section.fault("upstreams", &what));
+        read.ok()
+    });
+    let upstreams: Vec<String> = upstreams.collect();
+    let agent = section.parsed("agent", |text| {
+        if text.is_empty() || text.chars().count() > weaver_registry::MAX_WORD {
+            return Err(format!(
+                "{text:?} is no capability of 1 to {} characters",
+                weaver_registry::MAX_WORD
+            ));
+        }
+        Ok(text.to_owned())
+    });
+    match (has_upstreams, has_agent) {
+        (false, false) => section.fault("upstreams", "is missing, and agent too"),
+        (true, true) => section.fault("agent", "goes with no upstreams"),
+        (true, false) if given.is_some_and(|given| given.is_empty()) => {
+            section.fault("upstreams", "has no upstream");
+        }
+        _ => {}
+    }
+    match agent {
+        Some(agent) => Destination::Agent(agent),
+        None => Destination::Upstreams(upstreams),
+    }
 }
 
 /// `negative_ttl = { 404 = "10s" }`
@@ -233,7 +266,7 @@ fn health_check(mut section: Section<'_>) -> HealthCheckConfig {
 }
 
 /// A base URL: scheme and authority, nothing behind.
-pub(super) fn upstream(text: &str) -> Result<String, String> {
+pub(crate) fn upstream(text: &str) -> Result<String, String> {
     let bad = || format!("{text:?} is not a URL such as \"http://127.0.0.1:9000\"");
     let uri: http::Uri = text.parse().map_err(|_| bad())?;
     let scheme = uri

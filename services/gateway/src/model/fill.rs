@@ -1,0 +1,291 @@
+//! The fill task: asks an upstream, passes its answer on as it comes, and records what came whole.
+//!
+//! It runs on the worker of the call that began it, whose client it uses, and goes on without that
+//! call's client where the answer is to be recorded.
+
+use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, served::Head};
+use crate::{
+    config::ModelKey,
+    convert,
+    proxy::{Failure, HttpClient, InFlight, RequestBody},
+    state::State,
+};
+use actix_web::http::header::HeaderName;
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use std::{sync::Arc, time::Instant};
+use tokio::{sync::oneshot, time::timeout};
+use weaver_cache::policy::validation::HOP_BY_HOP;
+use weaver_model_cache::{Answer, Lead, Ticket, Usage};
+
+/// Bytes of an answer that is not recorded that are looked at for what it cost.
+const INSPECTED: u64 = 1 << 20;
+/// The client's fields that an upstream of models may see. No credentials are among them.
+const PASSED: [&str; 6] = [
+    "accept",
+    "openai-organization",
+    "openai-project",
+    "openai-beta",
+    "traceparent",
+    "tracestate",
+];
+
+pub(super) struct Fill {
+    pub(super) client: HttpClient,
+    pub(super) fields: http::HeaderMap,
+    pub(super) state: Arc<State>,
+    pub(super) route: Arc<ModelRoute>,
+    pub(super) asked: super::Asked,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) reservation: Option<Reservation>,
+}
+
+/// What has come of an answer.
+#[derive(Default)]
+struct Seen {
+    total: u64,
+    /// The beginning of one that is not kept, up to a limit.
+    beginning: BytesMut,
+}
+
+type Reply = oneshot::Sender<Result<Head, Refusal>>;
+
+/// The fields of the request to the upstream, but for its Host.
+pub(super) fn fields(
+    caller: &Caller<'_>,
+    asked: &super::Asked,
+    key: Option<&ModelKey>,
+) -> http::HeaderMap {
+    let given = caller.req.headers();
+    let mut fields = http::HeaderMap::with_capacity(10);
+    for name in PASSED {
+        for value in given.get_all(name) {
+            if let Some((name, value)) = convert::field(&HeaderName::from_static(name), value) {
+                fields.append(name, value);
+            }
+        }
+    }
+    let mut put = |name: &'static str, text: &str| {
+        if let Ok(value) = http::HeaderValue::try_from(text) {
+            fields.insert(name, value);
+        }
+    };
+    put("content-type", "application/json");
+    put("content-length", &asked.body.len().to_string());
+    put(
+        "user-agent",
+        concat!("weaver-gateway/", env!("CARGO_PKG_VERSION")),
+    );
+    put(
+        "x-request-id",
+        caller.admitted.request_id.to_str().unwrap_or(""),
+    );
+    // The client's own credentials are for the upstream only where nobody checks them here.
+    let own = given
+        .get("authorization")
+        .filter(|_| caller.admitted.identity.is_none());
+    let authorization = match key {
+        Some(ModelKey(key)) => http::HeaderValue::try_from(format!("Bearer {key}")).ok(),
+        None => own.and_then(|own| http::HeaderValue::from_bytes(own.as_bytes()).ok()),
+    };
+    if let Some(mut authorization) = authorization {
+        authorization.set_sensitive(true);
+        fields.insert(http::header::AUTHORIZATION, authorization);
+    }
+    fields
+}
+
+impl Fill {
+    pub(super) async fn run(mut self, mut lead: Lead<Head>, reply: Reply) {
+        let began = Instant::now();
+        let (response, in_flight) = match self.fetch().await {
+            Ok(fetched) => fetched,
+            Err(refusal) => {
+                // Those who wait get the same, and do not try one after another.
+                lead.land(refusal.head());
+                lead.push(refusal.body()).await;
+                lead.finish();
+                // The call may have left.
+                let _ = reply.send(Err(refusal));
+                return;
+            }
+        };
+        let head = head(&response);
+        let media_type = head.media_type().to_owned();
+        let is_ok = head.status == actix_web::http::StatusCode::OK;
+        lead.land(head.clone());
+        let _ = reply.send(Ok(head));
+        let mut seen = Seen::default();
+        let came = self.pump(response, &mut lead, &mut seen).await;
+        drop(in_flight);
+        let took = began.elapsed();
+        let whole = lead.whole();
+        let body = whole.as_deref().unwrap_or(&seen.beginning);
+        let finding = record::inspect(&media_type, body);
+        let usage = self.settle(is_ok, &finding, seen.total, took);
+        if !came {
+            // Dropped before its end: those who read find it broken.
+            return;
+        }
+        lead.end();
+        if let Some(ticket) = &self.ticket
+            && let Some(cache) = &self.state.models.cache
+            && let Some(body) = whole.filter(|_| is_ok && finding.complete)
+        {
+            let answer = Answer {
+                body,
+                media_type,
+                usage,
+                took,
+            };
+            cache.keep(ticket, answer).await;
+        }
+        lead.finish();
+    }
+
+    /// Asks one upstream, or the next if the first was not reached: nothing is asked twice.
+    async fn fetch(&self) -> Result<(http::Response<Incoming>, InFlight), Refusal> {
+        let config = &self.route.config;
+        let upstreams = &self.route.upstreams;
+        let refuse = |status: u16, what: &str| {
+            let status = actix_web::http::StatusCode::from_u16(status);
+            let status = status.unwrap_or(actix_web::http::StatusCode::BAD_GATEWAY);
+            Refusal::upstream(status, &config.name, what)
+        };
+        let mut tried = Vec::new();
+        loop {
+            let Some((upstream, in_flight)) = upstreams.choose(&tried) else {
+                return Err(refuse(503, "no upstream is online"));
+            };
+            if tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
+                return Err(refuse(502, "no upstream could be reached"));
+            }
+            let Some(request) = self.request(&upstream.base) else {
+                return Err(Refusal::internal());
+            };
+            let sent = timeout(config.first_byte_timeout, self.client.request(request)).await;
+            let failure = match sent {
+                Ok(Ok(response)) => {
+                    if matches!(response.status().as_u16(), 502..=504) {
+                        upstreams.failed(&upstream);
+                    } else {
+                        upstreams.succeeded(&upstream);
+                    }
+                    return Ok((response, in_flight));
+                }
+                Ok(Err(error)) => Failure::of(error),
+                Err(_) => Failure::FirstByte(config.first_byte_timeout),
+            };
+            failure.log(&config.name);
+            upstreams.failed(&upstream);
+            if !failure.is_before_sending() {
+                let (status, what) = failure.status();
+                return Err(refuse(status.as_u16(), what));
+            }
+            tried.push(upstream);
+        }
+    }
+
+    fn request(&self, base: &str) -> Option<http::Request<RequestBody>> {
+        let uri: http::Uri = format!("{base}{}", self.asked.endpoint.path())
+            .parse()
+            .ok()?;
+        let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
+        let mut request = http::Request::new(RequestBody::Whole(Some(self.asked.body.clone())));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.fields.clone();
+        request.headers_mut().insert(http::header::HOST, host);
+        Some(request)
+    }
+
+    /// Passes the body on; `false` if it broke off, or nobody wants it any more.
+    async fn pump(
+        &self,
+        response: http::Response<Incoming>,
+        lead: &mut Lead<Head>,
+        seen: &mut Seen,
+    ) -> bool {
+        let mut incoming = response.into_body();
+        let limit = self.route.config.between_bytes_timeout;
+        loop {
+            let frame = match timeout(limit, incoming.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return true,
+                Ok(Some(Err(error))) => {
+                    let name = &self.route.config.name;
+                    tracing::warn!(models = name, %error, "an answer broke off");
+                    return false;
+                }
+                Err(_) => {
+                    let name = &self.route.config.name;
+                    tracing::warn!(models = name, ?limit, "an answer fell silent");
+                    return false;
+                }
+            };
+            // Actix takes an empty chunk for the end.
+            let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) else {
+                continue;
+            };
+            seen.total += data.len() as u64;
+            // What is kept is there anyway.
+            if !lead.is_kept() && seen.total <= INSPECTED {
+                seen.beginning.extend_from_slice(&data);
+            }
+            if !lead.push(data).await {
+                return false;
+            }
+        }
+    }
+
+    /// Counts what the answer cost, by its own word or by its length.
+    fn settle(
+        &mut self,
+        is_ok: bool,
+        finding: &record::Finding,
+        length: u64,
+        took: std::time::Duration,
+    ) -> Usage {
+        let usage = match finding.usage {
+            Some(usage) => usage,
+            // An error costs nothing.
+            None if !is_ok => Usage::default(),
+            None => Usage {
+                prompt: self.asked.prompt_estimate,
+                completion: match finding.pieces {
+                    0 => length / request::BYTES_PER_TOKEN,
+                    pieces => pieces,
+                },
+            },
+        };
+        let models = &self.state.models;
+        let price = models.price(&self.asked.call.model);
+        let cost = price.map_or(0.0, |price| price.of(usage));
+        models
+            .metrics
+            .spent(usage.prompt, usage.completion, cost, took);
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(usage.total(), cost);
+        }
+        usage
+    }
+}
+
+fn head(response: &http::Response<Incoming>) -> Head {
+    let fields = response.headers().iter();
+    let fields = fields.filter(|(name, _)| {
+        let name = name.as_str();
+        !HOP_BY_HOP.contains(&name) && !matches!(name, "content-length" | "set-cookie" | "age")
+    });
+    Head {
+        status: convert::status(response.status()),
+        length: response
+            .headers()
+            .get(http::header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok()),
+        fields: fields
+            .filter_map(|(name, value)| convert::field_back(name, value))
+            .collect(),
+    }
+}

@@ -90,11 +90,28 @@ impl AgentInfo {
 #[serde(deny_unknown_fields)]
 pub struct Registration {
     /// 1 to 255 characters, none of them a control character.
+    #[cfg_attr(
+        feature = "utoipa",
+        schema(
+            min_length = 1,
+            max_length = 255,
+            pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"
+        )
+    )]
     pub agent_id: String,
     /// 1 to 100 characters, none of them a control character.
+    #[cfg_attr(
+        feature = "utoipa",
+        schema(
+            min_length = 1,
+            max_length = 100,
+            pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"
+        )
+    )]
     pub agent_type: String,
     /// Up to 100, each of 1 to 100 characters, none of them a control character; `:` becomes `_`.
     #[serde(default)]
+    #[cfg_attr(feature = "utoipa", schema(max_items = 100))]
     pub capabilities: Vec<String>,
     /// Not offline.
     #[serde(default)]

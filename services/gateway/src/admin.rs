@@ -7,7 +7,7 @@ mod warm;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, Resource, Route,
     http::{StatusCode, header},
     web,
 };
@@ -16,40 +16,43 @@ use subtle::ConstantTimeEq;
 use weaver_metrics::report::Status;
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
+    // A resource answers other methods with 405; a route alone would leave them to the default.
+    let mut at = |path: &str, routes: Vec<Route>| {
+        let resource = routes
+            .into_iter()
+            .fold(web::resource(path), Resource::route);
+        config.service(resource);
+    };
+    at("/livez", vec![web::get().to(livez)]);
+    at("/readyz", vec![web::get().to(readyz)]);
+    at("/metrics", vec![web::get().to(metrics)]);
+    at("/purge", vec![web::post().to(purge::purge)]);
+    at("/warm/{job}", vec![web::get().to(warm::progress)]);
+    at("/hottest", vec![web::get().to(warm::hottest)]);
+    at("/entry", vec![web::get().to(entry::entry)]);
+    at("/openapi.json", vec![web::get().to(agents::description)]);
+    let agents = vec![
+        web::post().to(agents::register),
+        web::get().to(agents::list),
+    ];
+    at("/agents", agents);
+    let one = vec![
+        web::get().to(agents::find_one),
+        web::delete().to(agents::remove),
+    ];
+    at("/agents/{agent_id}", one);
+    let heartbeat = vec![web::post().to(agents::heartbeat)];
+    at("/agents/{agent_id}/heartbeat", heartbeat);
+    at("/agent-stats", vec![web::get().to(agents::stats)]);
+    at("/agent-events", vec![web::get().to(agents::events)]);
+    let dashboard = web::get().to(|req, state| later(req, state, "dashboard"));
+    at("/dashboard", vec![dashboard]);
     config
-        .route("/livez", web::get().to(livez))
-        .route("/readyz", web::get().to(readyz))
-        .route("/metrics", web::get().to(metrics))
-        .route("/purge", web::post().to(purge::purge))
         .service(
             web::resource("/warm")
                 .app_data(web::PayloadConfig::new(warm::MAX_BODY))
                 .route(web::post().to(warm::begin))
                 .route(web::get().to(warm::list)),
-        )
-        .route("/warm/{job}", web::get().to(warm::progress))
-        .route("/hottest", web::get().to(warm::hottest))
-        .route("/entry", web::get().to(entry::entry))
-        .route("/openapi.json", web::get().to(agents::description))
-        .service(
-            web::resource("/agents")
-                .route(web::post().to(agents::register))
-                .route(web::get().to(agents::list)),
-        )
-        .service(
-            web::resource("/agents/{agent_id}")
-                .route(web::get().to(agents::find_one))
-                .route(web::delete().to(agents::remove)),
-        )
-        .route(
-            "/agents/{agent_id}/heartbeat",
-            web::post().to(agents::heartbeat),
-        )
-        .route("/agent-stats", web::get().to(agents::stats))
-        .route("/agent-events", web::get().to(agents::events))
-        .route(
-            "/dashboard",
-            web::get().to(|req, state| later(req, state, "dashboard")),
         )
         .default_service(web::to(nothing));
 }

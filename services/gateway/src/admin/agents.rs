@@ -90,8 +90,9 @@ fn answer(status: StatusCode, body: &impl Serialize) -> HttpResponse {
         (status = 400, description = "A field is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "The registry is full", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn register(
     req: HttpRequest,
@@ -181,8 +182,9 @@ impl Listed {
         (status = 200, description = "A page of agents, by id; next is what to give as after for those that follow", body = AgentPage),
         (status = 400, description = "A parameter is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
     if let Some(refused) = refusal(&req, &state) {
@@ -223,8 +225,9 @@ pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpRespo
         (status = 400, description = "It is no id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn find_one(
     req: HttpRequest,
@@ -250,8 +253,9 @@ pub(super) async fn find_one(
         (status = 400, description = "It is no id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn remove(
     req: HttpRequest,
@@ -286,8 +290,9 @@ pub(super) struct Heartbeat {
         (status = 400, description = "It is no id, or the status not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered (any more), and has to register", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn heartbeat(
     req: HttpRequest,
@@ -299,12 +304,12 @@ pub(super) async fn heartbeat(
         return refused;
     }
     let heartbeat = if body.is_empty() {
-        Ok(Heartbeat::default())
+        Ok(None)
     } else {
-        serde_json::from_slice(&body)
+        serde_json::from_slice::<Option<Heartbeat>>(&body)
     };
     let heartbeat = match heartbeat {
-        Ok(heartbeat) => heartbeat,
+        Ok(heartbeat) => heartbeat.unwrap_or_default(),
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     match state.agents.heartbeat(&id, heartbeat.status).await {
@@ -319,8 +324,9 @@ pub(super) async fn heartbeat(
     responses(
         (status = 200, description = "Counts, by type and capability", body = RegistryStats),
         (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
     if let Some(refused) = refusal(&req, &state) {
@@ -342,8 +348,9 @@ pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResp
     responses(
         (status = 200, description = "Events, as they happen", content_type = "text/event-stream", body = String),
         (status = 400, description = "Last-Event-ID is no id of an event", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security((), ("token" = []))
 )]
 pub(super) async fn events(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
     if let Some(refused) = refusal(&req, &state) {

@@ -426,6 +426,42 @@ async fn tokens_and_money_are_limited_for_each_identity_and_hits_are_free() -> R
 }
 
 #[tokio::test]
+async fn nodes_share_the_limits_and_without_redis_each_has_its_own() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let model = SampleModel::start(BRISK).await?;
+    let config = format!(
+        "{}socket_timeout = \"300ms\"\n[model_limits]\ntokens_per_minute = 30\n{}",
+        redis.section(),
+        model.route("")
+    );
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    for node in [&one, &two] {
+        node.ready_for_redis().await?;
+    }
+    assert_eq!(
+        chats(&one, &chat(&"word ".repeat(20)), &[]).await?.status,
+        200
+    );
+    // What it cost is charged after its end.
+    eventually("the other node knows", async || {
+        let answer = chats(&two, &chat("what"), &[("cache-control", "no-cache")]).await;
+        answer.is_ok_and(|answer| answer.status == 429)
+    })
+    .await;
+    for key in redis.cli(&["--raw", "KEYS", "weaver:budget:*"])?.lines() {
+        assert!(redis.cli(&["PTTL", key])?.trim().parse::<i64>()? > 0);
+    }
+    redis.kill();
+    let answer = chats(&two, &chat("is it here"), &[]).await?;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(chats(&one, &chat("is it here"), &[]).await?.status, 429);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_question_in_words_says_what_the_cache_did() -> Result<()> {
     let model = SampleModel::start(BRISK).await?;
     let config = format!("[ask]\nmodel = \"sample-model\"\n{}", model.route(""));

@@ -43,6 +43,7 @@ use weaver_metrics::ModelMetrics;
 use weaver_model_cache::{
     Flights, Joined, Landed, Lead, Lookup, ModelCache, ModelCacheConfig, Ticket,
 };
+use weaver_pool::RedisPool;
 
 /// Bytes of a call: with pictures in it, it is large.
 const MAX_CALL: usize = 32 << 20;
@@ -66,7 +67,12 @@ pub(crate) struct ModelRoute {
 }
 
 impl Models {
-    pub(crate) fn new(config: &Config, cache: Option<ModelCache>, metrics: ModelMetrics) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        cache: Option<ModelCache>,
+        redis: Option<RedisPool>,
+        metrics: ModelMetrics,
+    ) -> Self {
         let routes = config.models.iter().map(|route| {
             Arc::new(ModelRoute {
                 upstreams: Upstreams::new(&route.to, route.eject_after, route.eject_for),
@@ -81,7 +87,7 @@ impl Models {
         Self {
             routes: routes.collect(),
             flights: Flights::new(max_answer, max_filling),
-            budgets: Budgets::new(&config.model_limits),
+            budgets: Budgets::new(&config.model_limits, redis, config.cache.identity_secret),
             // The price table holds whether or not answers are kept.
             prices: config.model_cache.clone().unwrap_or_default(),
             cache,
@@ -206,7 +212,11 @@ async fn lead_fetch(
 ) -> Result<Served, Refusal> {
     let models = &caller.state.models;
     let reservation = match &models.budgets {
-        Some(budgets) => Some(budgets.reserve(subject(caller.admitted), asked.prompt_estimate)?),
+        Some(budgets) => Some(
+            budgets
+                .reserve(subject(caller.admitted), asked.prompt_estimate)
+                .await?,
+        ),
         None => None,
     };
     let Some(body) = lead.reader() else {

@@ -155,7 +155,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         None => AgentRegistry::embedded(config.agents.clone())?,
     };
     let state = Arc::new(State {
-        models: Models::new(&config, answers, model_metrics),
+        models: Models::new(&config, answers, redis.clone(), model_metrics),
         agent_metrics: AgentMetrics::new(&mut registry),
         agents,
         warmer: Warmer::new(public_address),

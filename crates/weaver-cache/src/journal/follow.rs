@@ -25,8 +25,9 @@ use std::{
 use tokio::time::sleep;
 use weaver_pool::{Exclusive, PoolError};
 
-/// How long an XREAD waits for news before it asks again.
-const BLOCK: Duration = Duration::from_millis(250);
+/// How long an XREAD waits for news before it asks again: well below the silence after which Redis is
+/// asked before memory is served.
+const BLOCK: Duration = Duration::from_millis(200);
 /// Items of one answer.
 const BATCH: u32 = 1000;
 const RETRY: Duration = Duration::from_millis(200);
@@ -71,6 +72,7 @@ impl Follow {
     }
 
     async fn follow(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        let mut asked_at = Instant::now();
         self.catch_up(connection).await?;
         self.settle_debts().await?;
         self.tend(connection).await?;
@@ -83,21 +85,24 @@ impl Follow {
                 self.tend(connection).await?;
                 tend_at = tokio::time::Instant::now() + TEND;
             }
-            self.standing.hear();
+            self.standing.hear(asked_at);
             self.standing.current.store(true, Ordering::Release);
             if self.roster.is_due() {
                 self.try_report().await;
             }
-            let args = vec![
-                "COUNT".to_owned(),
-                BATCH.to_string(),
-                "BLOCK".to_owned(),
-                BLOCK.as_millis().to_string(),
+            asked_at = Instant::now();
+            // Somebody may wait for the answer, so that it must not wait for news.
+            let waits = !self.standing.is_in_doubt(asked_at);
+            let mut args = vec!["COUNT".to_owned(), BATCH.to_string()];
+            if waits {
+                args.extend(["BLOCK".to_owned(), BLOCK.as_millis().to_string()]);
+            }
+            args.extend([
                 "STREAMS".to_owned(),
                 self.writer.key.clone(),
                 self.last.unwrap_or_default().to_string(),
-            ];
-            let command = command("XREAD", &self.writer.key, true);
+            ]);
+            let command = command("XREAD", &self.writer.key, waits);
             let patience = BLOCK + self.writer.pool.config().socket_timeout;
             let answer: Value = connection
                 .execute_within(patience, |client| async move {

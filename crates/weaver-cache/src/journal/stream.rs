@@ -43,7 +43,7 @@ pub(super) struct Standing {
     /// What the Redis server's clock shows beyond ours, in milliseconds.
     pub(super) clock: AtomicI64,
     epoch: Instant,
-    /// When Redis was last heard of, in milliseconds since `epoch`.
+    /// When Redis was last asked for what it then answered, in milliseconds since `epoch`.
     heard_at: AtomicU64,
     heard: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
@@ -51,9 +51,11 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) fn hear(&self) {
-        self.heard_at
-            .store(millis(self.epoch.elapsed()), Ordering::Release);
+    /// An answer has come to what was asked at that time. It may have been sent at once and have
+    /// lain in the socket since, while this process was frozen: it says nothing of later.
+    pub(super) fn hear(&self, asked_at: Instant) {
+        let asked_at = asked_at.saturating_duration_since(self.epoch);
+        self.heard_at.store(millis(asked_at), Ordering::Release);
         self.lost.store(false, Ordering::Release);
         self.heard.notify_waiters();
     }
@@ -63,7 +65,7 @@ impl Standing {
         self.heard.notify_waiters();
     }
 
-    fn is_in_doubt(&self, now: Instant) -> bool {
+    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
         let now = millis(now.saturating_duration_since(self.epoch));
         now.saturating_sub(self.heard_at.load(Ordering::Acquire)) > millis(SILENCE)
             && !self.lost.load(Ordering::Acquire)

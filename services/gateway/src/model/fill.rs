@@ -123,7 +123,7 @@ impl Fill {
         let whole = lead.whole();
         let body = whole.as_deref().unwrap_or(&seen.beginning);
         let finding = record::inspect(&media_type, body);
-        let usage = self.settle(is_ok, &finding, seen.total, took);
+        let usage = self.settle(is_ok, &finding, seen.total, took).await;
         if !came {
             // Dropped before its end: those who read find it broken.
             return;
@@ -240,7 +240,7 @@ impl Fill {
     }
 
     /// Counts what the answer cost, by its own word or by its length.
-    fn settle(
+    async fn settle(
         &mut self,
         is_ok: bool,
         finding: &record::Finding,
@@ -266,7 +266,7 @@ impl Fill {
             .metrics
             .spent(usage.prompt, usage.completion, cost, took);
         if let Some(reservation) = self.reservation.take() {
-            reservation.settle(usage.total(), cost);
+            reservation.settle(usage.total(), cost).await;
         }
         usage
     }

@@ -3,7 +3,7 @@
 use crate::{Effort, median, milliseconds, target};
 use anyhow::{Result, ensure};
 use std::time::Instant;
-use weaver_pool::{RedisPool, RedisPoolConfig};
+use weaver_pool::RedisPool;
 use weaver_registry::{AgentRegistry, Query, Registration, RegistryConfig};
 use weaver_tests::Redis;
 
@@ -12,12 +12,7 @@ const AGENTS: usize = 100;
 pub(crate) async fn run(effort: Effort) -> Result<bool> {
     println!("agent registry, {AGENTS} agents");
     let redis = Redis::start().await?;
-    let pool = RedisPool::connect(RedisPoolConfig {
-        host: "127.0.0.1".to_owned(),
-        port: redis.port(),
-        ..RedisPoolConfig::default()
-    })
-    .await?;
+    let pool = RedisPool::connect(redis.pool_config()).await?;
     let registry = AgentRegistry::redis(pool.clone(), RegistryConfig::default())?;
     let id = |number: usize| format!("agent-{number:03}");
     for number in 0..AGENTS {

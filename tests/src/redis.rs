@@ -1,6 +1,7 @@
 use crate::{Process, free_port, scratch, wait_for_port};
 use anyhow::Result;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+use weaver_pool::{RedisPoolConfig, Topology};
 
 /// A redis-server of its own, without persistence.
 #[derive(Debug)]
@@ -42,6 +43,17 @@ impl Redis {
     #[must_use]
     pub fn section(&self) -> String {
         format!("[redis]\nmode = \"standalone\"\nport = {}\n", self.port)
+    }
+
+    /// What a pool for it is configured with; it is waited for longer than a busy machine takes.
+    #[must_use]
+    pub fn pool_config(&self) -> RedisPoolConfig {
+        RedisPoolConfig {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            socket_connect_timeout: Duration::from_secs(20),
+            ..RedisPoolConfig::default()
+        }
     }
 
     /// Kills it.
@@ -162,6 +174,21 @@ impl RedisCluster {
     /// Its nodes.
     pub fn nodes(&mut self) -> &mut [Redis] {
         &mut self.nodes
+    }
+
+    /// What a pool for it is configured with.
+    #[must_use]
+    pub fn pool_config(&self) -> RedisPoolConfig {
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|node| ("127.0.0.1".to_owned(), node.port));
+        RedisPoolConfig {
+            topology: Topology::Cluster {
+                nodes: nodes.collect(),
+                replicas: false,
+            },
+            socket_connect_timeout: Duration::from_secs(20),
+            ..RedisPoolConfig::default()
+        }
     }
 
     /// The gateway's section for it.

@@ -14,7 +14,7 @@ use weaver_model_cache::{
     Answer, Bypass, Call, ClassConfig, Lookup, ModelCache, ModelCacheConfig, Price, Source, Usage,
     Wishes,
 };
-use weaver_pool::{RedisPool, RedisPoolConfig, Topology};
+use weaver_pool::{RedisPool, RedisPoolConfig};
 use weaver_tests::{Redis, RedisCluster};
 
 enum Kind {
@@ -29,13 +29,11 @@ enum Kind {
     ),
 }
 
-fn pool_config(redis: &Redis) -> RedisPoolConfig {
+/// A pool that does not wait for what a test has taken away.
+fn impatient(redis: &Redis) -> RedisPoolConfig {
     RedisPoolConfig {
-        host: "127.0.0.1".to_owned(),
-        port: redis.port(),
         socket_timeout: Duration::from_millis(500),
-        socket_connect_timeout: Duration::from_secs(20),
-        ..RedisPoolConfig::default()
+        ..redis.pool_config()
     }
 }
 
@@ -50,25 +48,13 @@ fn config() -> ModelCacheConfig {
 impl Kind {
     async fn redis() -> Result<Self> {
         let redis = Redis::start().await?;
-        Ok(Self::Redis(
-            RedisPool::connect(pool_config(&redis)).await?,
-            redis,
-        ))
+        let pool = RedisPool::connect(redis.pool_config()).await?;
+        Ok(Self::Redis(pool, redis))
     }
 
     async fn cluster() -> Result<Self> {
-        let mut cluster = RedisCluster::start().await?;
-        let nodes = cluster.nodes().iter();
-        let nodes = nodes.map(|node| ("127.0.0.1".to_owned(), node.port()));
-        let config = RedisPoolConfig {
-            topology: Topology::Cluster {
-                nodes: nodes.collect(),
-                replicas: false,
-            },
-            socket_connect_timeout: Duration::from_secs(20),
-            ..RedisPoolConfig::default()
-        };
-        let pool = RedisPool::connect(config).await?;
+        let cluster = RedisCluster::start().await?;
+        let pool = RedisPool::connect(cluster.pool_config()).await?;
         Ok(Self::Cluster(pool, Box::new(cluster)))
     }
 
@@ -356,7 +342,7 @@ async fn what_is_too_large_is_not_kept(kind: &Kind) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_of_redis_are_misses_and_counted() -> Result<()> {
     let mut redis = Redis::start().await?;
-    let pool = RedisPool::connect(pool_config(&redis)).await?;
+    let pool = RedisPool::connect(impatient(&redis)).await?;
     let cache = ModelCache::redis(pool, config())?;
     cache.set(&call("q"), &answer("x")).await;
     redis.kill();
@@ -385,7 +371,7 @@ async fn failures_of_redis_are_misses_and_counted() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_costs_its_deadline() -> Result<()> {
     let redis = Redis::start().await?;
-    let pool = RedisPool::connect(pool_config(&redis)).await?;
+    let pool = RedisPool::connect(impatient(&redis)).await?;
     let cache = ModelCache::redis(
         pool,
         ModelCacheConfig {
@@ -406,7 +392,7 @@ async fn a_frozen_redis_costs_its_deadline() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_in_redis_is_checked_and_says_nothing_of_who_asked_what() -> Result<()> {
     let redis = Redis::start().await?;
-    let pool = RedisPool::connect(pool_config(&redis)).await?;
+    let pool = RedisPool::connect(impatient(&redis)).await?;
     let cache = ModelCache::redis(pool, config())?;
     let (one, other) = (call("s3cr3t question").user("s3cr3t-user"), call("other"));
     cache.set(&one, &answer("one")).await;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::{sleep, timeout};
-use weaver_pool::{RedisPool, RedisPoolConfig, Topology};
+use weaver_pool::{RedisPool, RedisPoolConfig};
 use weaver_registry::{
     AgentEvents, AgentRegistry, AgentStatus, EventKind, EventPosition, Followed, Query,
     Registration, RegistryConfig, RegistryError,
@@ -44,28 +44,13 @@ enum Kind {
 impl Kind {
     async fn redis() -> Result<Self> {
         let redis = Redis::start().await?;
-        let config = RedisPoolConfig {
-            host: "127.0.0.1".to_owned(),
-            port: redis.port(),
-            socket_connect_timeout: Duration::from_secs(20),
-            ..RedisPoolConfig::default()
-        };
-        Ok(Self::Redis(RedisPool::connect(config).await?, redis))
+        let pool = RedisPool::connect(redis.pool_config()).await?;
+        Ok(Self::Redis(pool, redis))
     }
 
     async fn cluster() -> Result<Self> {
-        let mut cluster = RedisCluster::start().await?;
-        let nodes = cluster.nodes().iter();
-        let nodes = nodes.map(|node| ("127.0.0.1".to_owned(), node.port()));
-        let config = RedisPoolConfig {
-            topology: Topology::Cluster {
-                nodes: nodes.collect(),
-                replicas: false,
-            },
-            socket_connect_timeout: Duration::from_secs(20),
-            ..RedisPoolConfig::default()
-        };
-        let pool = RedisPool::connect(config).await?;
+        let cluster = RedisCluster::start().await?;
+        let pool = RedisPool::connect(cluster.pool_config()).await?;
         Ok(Self::Cluster(pool, Box::new(cluster)))
     }
 
@@ -374,12 +359,7 @@ async fn events_go_on_where_they_were_and_what_is_gone_is_told(kind: &Kind) -> R
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_event_is_missed_across_a_reconnect() -> Result<()> {
     let redis = Redis::start().await?;
-    let pool = RedisPool::connect(RedisPoolConfig {
-        host: "127.0.0.1".to_owned(),
-        port: redis.port(),
-        ..RedisPoolConfig::default()
-    })
-    .await?;
+    let pool = RedisPool::connect(redis.pool_config()).await?;
     let registry = AgentRegistry::redis(pool, config(LONG, LONG))?;
     let mut events = registry.events(Some(EventPosition::start()));
     let count = 100;
@@ -420,10 +400,8 @@ async fn no_event_is_missed_across_a_reconnect() -> Result<()> {
 async fn without_redis_every_call_is_an_error_and_later_it_is_well_again() -> Result<()> {
     let mut redis = Redis::start().await?;
     let pool = RedisPool::connect(RedisPoolConfig {
-        host: "127.0.0.1".to_owned(),
-        port: redis.port(),
         socket_timeout: Duration::from_millis(300),
-        ..RedisPoolConfig::default()
+        ..redis.pool_config()
     })
     .await?;
     let registry = AgentRegistry::redis(pool, config(LONG, LONG))?;

@@ -25,9 +25,9 @@ use std::{
 use tokio::time::sleep;
 use weaver_pool::{Exclusive, PoolError};
 
-/// How long an XREAD waits for news before it asks again: well below the silence after which Redis is
-/// asked before memory is served.
-const BLOCK: Duration = Duration::from_millis(200);
+/// How long an XREAD waits for news before it asks again. What is known is as old as two of them at
+/// most, which is well below the silence after which Redis is asked before memory is served.
+const BLOCK: Duration = Duration::from_millis(100);
 /// Items of one answer.
 const BATCH: u32 = 1000;
 const RETRY: Duration = Duration::from_millis(200);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::timeout;
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 use weaver_registry::{
     AgentEvents, AgentInfo, AgentPage, AgentStatus, EventPosition, Followed, Query, Registration,
     RegistryError, RegistryStats,
@@ -55,6 +55,21 @@ pub(super) async fn description() -> HttpResponse {
     HttpResponse::Ok().json(Description::openapi())
 }
 
+/// What any of them may answer.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "describes what problem() writes")]
+enum Refusals {
+    /// A parameter or a field is not allowed
+    #[response(status = 400, content_type = "application/problem+json")]
+    Invalid(#[to_schema] Problem),
+    /// The admin token is missing or wrong
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// The registry is out of reach
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
 /// RFC 9457
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "describes what problem() writes")]
@@ -87,10 +102,8 @@ fn answer(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     request_body = Registration,
     responses(
         (status = 201, description = "It is registered, and online", body = AgentInfo),
-        (status = 400, description = "A field is not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "The registry is full", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -180,9 +193,7 @@ impl Listed {
     params(Listing),
     responses(
         (status = 200, description = "A page of agents, by id; next is what to give as after for those that follow", body = AgentPage),
-        (status = 400, description = "A parameter is not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -222,10 +233,8 @@ pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpRespo
     params(("agent_id" = String, Path, description = "Percent-encoded")),
     responses(
         (status = 200, description = "It is registered", body = AgentInfo),
-        (status = 400, description = "It is no id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -250,10 +259,8 @@ pub(super) async fn find_one(
     params(("agent_id" = String, Path, description = "Percent-encoded")),
     responses(
         (status = 204, description = "It was registered, and is not any more"),
-        (status = 400, description = "It is no id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -287,10 +294,8 @@ pub(super) struct Heartbeat {
     request_body(content = Option<Heartbeat>),
     responses(
         (status = 204, description = "It is online"),
-        (status = 400, description = "It is no id, or the status not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "It is not registered (any more), and has to register", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -323,8 +328,7 @@ pub(super) async fn heartbeat(
     get, path = "/agent-stats", tag = "agents",
     responses(
         (status = 200, description = "Counts, by type and capability", body = RegistryStats),
-        (status = 503, description = "The registry is out of reach", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]
@@ -347,8 +351,7 @@ pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResp
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event; 0-0/0 for all there are")),
     responses(
         (status = 200, description = "Events, as they happen", content_type = "text/event-stream", body = String),
-        (status = 400, description = "Last-Event-ID is no id of an event", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The admin token is missing or wrong", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
     security((), ("token" = []))
 )]

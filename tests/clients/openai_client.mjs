@@ -41,6 +41,9 @@ const completion = await client.completions.create({
 });
 assert.match(completion.choices[0].text, /what is a reed/);
 
+const models = await client.models.list();
+assert.deepEqual(models.data.map((model) => model.id), ["sample-model"]);
+
 const embeddings = await client.embeddings.create({ model: "sample-model", input: ["warp", "weft"] });
 assert.equal(embeddings.data.length, 2);
 assert.equal(embeddings.data[0].embedding.length, 16);

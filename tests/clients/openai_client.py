@@ -57,6 +57,8 @@ completion = client.completions.create(
 )
 assert "what is a reed" in completion.choices[0].text
 
+assert [model.id for model in client.models.list()] == ["sample-model"]
+
 for _ in range(2):
     embeddings = client.embeddings.create(model="sample-model", input=["warp", "weft"])
     assert len(embeddings.data) == 2 and len(embeddings.data[0].embedding) == 16

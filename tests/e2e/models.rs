@@ -140,7 +140,10 @@ async fn what_breaks_off_is_never_recorded_and_has_no_clean_end() -> Result<()> 
             let request = client()
                 .post(gateway.url("/v1/chat/completions"))
                 .json(&body);
-            let answer = request.send().await?;
+            // Where head and break come together the head may be lost too.
+            let Ok(answer) = request.send().await else {
+                continue;
+            };
             assert!(
                 field(&answer, "cache-status").contains("fwd=miss"),
                 "{round}"

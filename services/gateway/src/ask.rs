@@ -2,14 +2,12 @@
 //! response cache.
 
 use crate::{
-    front::Admitted,
     model::{self, Asked, Caller, Endpoint, How, Refusal, Served, Who},
     problem::problem,
-    proxy::{self, Clients},
-    state::State,
+    proxy,
 };
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpResponse,
     http::{
         Method, StatusCode,
         header::{self, HeaderValue},
@@ -37,13 +35,8 @@ struct Question {
     more: Map<String, Value>,
 }
 
-pub(crate) async fn handle(
-    req: &HttpRequest,
-    payload: web::Payload,
-    admitted: &Admitted,
-    state: &web::Data<State>,
-    clients: &Clients,
-) -> HttpResponse {
+pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpResponse {
+    let req = caller.req;
     if *req.method() != Method::POST {
         let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here");
         response
@@ -59,20 +52,14 @@ pub(crate) async fn handle(
         let what = "the body is not a JSON object with the text \"query\"";
         return problem(StatusCode::BAD_REQUEST, what);
     };
-    if let Some(upstream) = &state.config.ask.upstream {
-        let mut response = proxy::ask(req, body, admitted, upstream, clients).await;
+    if let Some(upstream) = &caller.state.config.ask.upstream {
+        let mut response = proxy::ask(req, body, caller.admitted, upstream, caller.clients).await;
         response.headers_mut().append(
             header::HeaderName::from_static("cache-status"),
             HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),
         );
         return response;
     }
-    let caller = Caller {
-        req,
-        admitted,
-        state,
-        clients,
-    };
     match answer(&caller, question).await {
         Ok(response) => response,
         Err(refusal) => refusal.problem(),

@@ -26,20 +26,19 @@ pub(crate) async fn handle(
             "the request was not admitted",
         );
     };
+    let caller = model::Caller {
+        req: &req,
+        admitted: &admitted,
+        state: &state,
+        clients: &clients,
+    };
     match admitted.matched.target.clone() {
         Target::Health => builtin::health(&req, &state),
         Target::Whoami => builtin::whoami(&req, &admitted, &state),
         Target::Metrics => builtin::metrics(&req, &state),
-        Target::Ask => ask::handle(&req, payload, &admitted, &state, &clients).await,
-        Target::Model(endpoint) => {
-            let caller = model::Caller {
-                req: &req,
-                admitted: &admitted,
-                state: &state,
-                clients: &clients,
-            };
-            model::handle(caller, payload, endpoint).await
-        }
+        Target::Ask => ask::handle(caller, payload).await,
+        Target::Model(endpoint) => model::handle(caller, payload, endpoint).await,
+        Target::ModelList => model::list(caller).await,
         Target::Route(route) => {
             proxy::forward(
                 &req,

@@ -18,12 +18,14 @@
 
 mod budget;
 mod fill;
+mod list;
 mod problem;
 mod record;
 mod request;
 mod served;
 
 pub(crate) use budget::Budgets;
+pub(crate) use list::list;
 pub(crate) use problem::Refusal;
 pub(crate) use request::{Asked, Endpoint, Who, read};
 pub(crate) use served::{Head, How, Served};
@@ -225,7 +227,7 @@ async fn lead_fetch(
     let (reply, head) = oneshot::channel();
     let fill = Fill {
         client: caller.clients.get(route.config.connect_timeout).clone(),
-        fields: fill::fields(caller, &asked, route.config.key.as_ref()),
+        fields: fill::call_fields(caller, &asked, route.config.key.as_ref()),
         state: caller.state.clone().into_inner(),
         route,
         asked,

@@ -25,6 +25,7 @@ pub(crate) enum Target {
     Metrics,
     Ask,
     Model(Endpoint),
+    ModelList,
     Route(Arc<Route>),
     Nothing,
 }
@@ -68,6 +69,7 @@ impl Routes {
         if !config.models.is_empty() {
             let model = |endpoint: Endpoint| (endpoint.path(), Target::Model(endpoint));
             built_in.extend(Endpoint::ALL.map(model));
+            built_in.push(("/v1/models", Target::ModelList));
         }
         Self {
             routes,
@@ -89,7 +91,7 @@ impl Routes {
             if path == *known {
                 // Text for a scraper is made anew each time, and answers of models are never kept here.
                 let cached = match target {
-                    Target::Ask | Target::Model(_) => false,
+                    Target::Ask | Target::Model(_) | Target::ModelList => false,
                     Target::Metrics => !wants_text,
                     _ => true,
                 };

@@ -51,12 +51,22 @@ struct Seen {
 
 type Reply = oneshot::Sender<Result<Head, Refusal>>;
 
-/// The fields of the request to the upstream, but for its Host.
-pub(super) fn fields(
+/// The fields of a call's request to the upstream, but for its Host.
+pub(super) fn call_fields(
     caller: &Caller<'_>,
     asked: &super::Asked,
     key: Option<&ModelKey>,
 ) -> http::HeaderMap {
+    let mut fields = fields(caller, key);
+    let json = http::HeaderValue::from_static("application/json");
+    fields.insert(http::header::CONTENT_TYPE, json);
+    let length = http::HeaderValue::from(asked.body.len());
+    fields.insert(http::header::CONTENT_LENGTH, length);
+    fields
+}
+
+/// The fields of any request to the upstream, but for its Host.
+pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::HeaderMap {
     let given = caller.req.headers();
     let mut fields = http::HeaderMap::with_capacity(10);
     for name in PASSED {
@@ -71,8 +81,6 @@ pub(super) fn fields(
             fields.insert(name, value);
         }
     };
-    put("content-type", "application/json");
-    put("content-length", &asked.body.len().to_string());
     put(
         "user-agent",
         concat!("weaver-gateway/", env!("CARGO_PKG_VERSION")),

@@ -22,6 +22,8 @@ pub(crate) struct Refusal {
     param: Option<&'static str>,
     /// Seconds after which it may be tried again.
     retry_after: Option<u64>,
+    /// The methods that are answered, where this one is not.
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -33,6 +35,7 @@ impl Refusal {
             code: None,
             param: None,
             retry_after: None,
+            allow: None,
         }
     }
 
@@ -44,13 +47,18 @@ impl Refusal {
         }
     }
 
-    pub(super) fn method() -> Self {
+    pub(super) fn method(allow: &'static str) -> Self {
+        let message = format!("only {allow} is answered here");
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self::new(
-            status,
-            "invalid_request_error",
-            "only POST is answered here",
-        )
+        Self {
+            allow: Some(allow),
+            ..Self::new(status, "invalid_request_error", message)
+        }
+    }
+
+    pub(super) fn no_list() -> Self {
+        let message = "no upstream of models listed what it has";
+        Self::new(StatusCode::BAD_GATEWAY, "api_error", message)
     }
 
     pub(super) fn slow() -> Self {
@@ -142,8 +150,8 @@ impl Refusal {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

@@ -214,7 +214,7 @@ pub(super) fn only_post(req: &HttpRequest) -> Result<(), Refusal> {
     if *req.method() == Method::POST {
         Ok(())
     } else {
-        Err(Refusal::method())
+        Err(Refusal::method("POST"))
     }
 }
 

@@ -124,7 +124,45 @@ async fn a_journal_that_is_gone_purges_everything() -> Result<()> {
         let emptied = async || body(node, "/a").await.is_ok_and(|new| new != old);
         eventually("the node has emptied its cache", emptied).await;
     }
-    let journal = redis.cli(&["XRANGE", "http_cache:journal", "-", "+"])?;
-    assert!(journal.contains("all"), "{journal}");
+    eventually("the journal says it to others", async || {
+        let journal = redis.cli(&["XRANGE", "http_cache:journal", "-", "+"]);
+        journal.is_ok_and(|journal| journal.contains("all"))
+    })
+    .await;
+    Ok(())
+}
+
+/// The node that knows what was lost cannot say so at once: it says so once it can, before it uses
+/// Redis, and a node that knows nothing hears of it.
+#[tokio::test]
+async fn a_journal_that_is_gone_and_takes_nothing_yet_purges_everything_later() -> Result<()> {
+    let mut redis = Redis::start().await?;
+    let origin = origin().await?;
+    let config = format!("{}{}", redis.section(), origin.route(""));
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let node = Gateway::start(&config).await?;
+        node.ready_for_redis().await?;
+        nodes.push(node);
+    }
+    let old = body(&nodes[1], "/a").await?;
+    nodes[1].process().signal("STOP")?;
+    // What it had asked for is answered with nothing before there is something.
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    assert!(purged(&nodes[0], "/a").await);
+    redis.kill();
+    let no_writes = [
+        "--user", "default", "on", "nopass", "~*", "&*", "+@all", "-xadd",
+    ];
+    redis.up_with(&no_writes).await?;
+    eventually("the first node has seen what is lost", async || {
+        let output = nodes[0].process().output();
+        output.contains("redis has lost the purge journal")
+    })
+    .await;
+    redis.cli(&["ACL", "SETUSER", "default", "+xadd"])?;
+    nodes[0].ready_for_redis().await?;
+    nodes[1].process().signal("CONT")?;
+    assert_ne!(body(&nodes[1], "/a").await?, old);
     Ok(())
 }

@@ -427,6 +427,11 @@ impl World {
     }
 
     async fn redis_fails(&mut self) -> Result<()> {
+        // A node that has just woken learns from Redis what it missed; one that cannot serves what it
+        // has, which is no promise.
+        while let Some(heard) = self.asking.join_next().await {
+            self.check(heard??)?;
+        }
         let frozen = self.random.bool();
         self.tell(if frozen {
             "redis is frozen"

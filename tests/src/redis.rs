@@ -67,6 +67,15 @@ impl Redis {
     ///
     /// If it does not come up.
     pub async fn up(&mut self) -> Result<()> {
+        self.up_with(&[]).await
+    }
+
+    /// [`up`](Self::up) with more arguments.
+    ///
+    /// # Errors
+    ///
+    /// As [`up`](Self::up).
+    pub async fn up_with(&mut self, more: &[&str]) -> Result<()> {
         let port = self.port.to_string();
         let directory = self.directory.to_string_lossy();
         let mut arguments = vec![
@@ -84,6 +93,7 @@ impl Redis {
             "yes",
         ];
         arguments.extend(self.arguments.iter().map(String::as_str));
+        arguments.extend(more);
         self.process = Some(Process::start("redis-server", &arguments, &self.directory)?);
         wait_for_port(self.port).await
     }

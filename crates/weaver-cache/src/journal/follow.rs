@@ -121,7 +121,8 @@ impl Follow {
             let last = self.last.unwrap_or_default();
             let overdue = self.writer.known.lock().overdue(last, Instant::now());
             for (at, item) in overdue {
-                self.writer.write_again(at, &item).await?;
+                tracing::info!(%at, "redis has lost an item of the purge journal");
+                self.writer.owed.push(item.again(at));
             }
         }
     }
@@ -203,8 +204,8 @@ impl Follow {
             self.writer.known.lock().clear();
             // What other nodes and other servers have was perhaps purged too.
             if !is_emptied {
-                let all = Item::new(&Purge::All, false, false);
-                self.writer.write(all).await?;
+                // Owed and not written: a failure here must not make it be forgotten.
+                self.writer.owed.push(Item::new(&Purge::All, false, false));
             }
             // What was written meanwhile comes by the stream.
             self.last = Some(Position::default());

@@ -371,7 +371,7 @@ async fn failures_of_redis_are_misses_and_counted() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_costs_its_deadline() -> Result<()> {
     let redis = Redis::start().await?;
-    let pool = RedisPool::connect(impatient(&redis)).await?;
+    let pool = RedisPool::connect(redis.pool_config()).await?;
     let cache = ModelCache::redis(
         pool,
         ModelCacheConfig {
@@ -383,8 +383,8 @@ async fn a_frozen_redis_costs_its_deadline() -> Result<()> {
     let began = std::time::Instant::now();
     assert!(cache.get(&call("q")).await.is_none());
     assert!(!cache.set(&call("q"), &answer("x")).await);
-    // The deadline and not the pool's own, which is five times as long.
-    assert!(began.elapsed() < Duration::from_millis(450));
+    // The deadline and not the pool's own, which is 5 s for each of them.
+    assert!(began.elapsed() < Duration::from_secs(4));
     redis.thaw()?;
     Ok(())
 }

@@ -16,6 +16,8 @@ use weaver_tests::{Redis, RedisCluster};
 /// A heartbeat's life that a busy machine keeps without effort, and one that runs out at once.
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(300);
+/// One that runs out soon, and not before the next few calls.
+const MEDIUM: Duration = Duration::from_secs(2);
 
 fn config(ttl: Duration, retention: Duration) -> RegistryConfig {
     RegistryConfig {
@@ -225,7 +227,7 @@ async fn a_silent_agent_is_offline_then_forgotten_and_leaves_nothing(kind: &Kind
 }
 
 async fn heartbeats_keep_an_agent_online_and_bring_it_back(kind: &Kind) -> Result<()> {
-    let registry = kind.registry("back", config(SHORT, LONG))?;
+    let registry = kind.registry("back", config(MEDIUM, LONG))?;
     let mut events = registry.events(Some(EventPosition::start()));
     let agent = registry.register(Registration::new("a", "worker")).await?;
     event(&mut events).await?;

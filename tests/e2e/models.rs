@@ -100,6 +100,13 @@ async fn an_answer_is_recorded_and_replayed_whole_and_streamed() -> Result<()> {
             .cache
             .contains("hit")
     );
+    // An operator clears it, for both nodes.
+    let url = node.admin_url("/model-cache");
+    let stats: Value = client().get(&url).send().await?.json().await?;
+    assert_eq!(stats["hits"], 1, "{stats}");
+    assert_eq!(client().delete(&url).send().await?.status(), 204);
+    let answer = chats(&node, &chat("what is a loom"), &[]).await?;
+    assert!(answer.cache.contains("fwd=miss"), "{}", answer.cache);
     // What lies there is nothing that anybody could read a question from.
     assert!(!redis.cli(&["--raw", "KEYS", "*"])?.contains("loom"));
     Ok(())

@@ -2,8 +2,11 @@
 
 mod agents;
 mod entry;
+mod models;
 mod purge;
 mod warm;
+
+pub(crate) use agents::MAX_STREAMS;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
@@ -43,6 +46,11 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     at("/agents/{agent_id}", one);
     let heartbeat = vec![web::post().to(agents::heartbeat)];
     at("/agents/{agent_id}/heartbeat", heartbeat);
+    let answers = vec![
+        web::get().to(models::stats),
+        web::delete().to(models::clear),
+    ];
+    at("/model-cache", answers);
     at("/agent-stats", vec![web::get().to(agents::stats)]);
     at("/agent-events", vec![web::get().to(agents::events)]);
     let dashboard = web::get().to(|req, state| later(req, state, "dashboard"));
@@ -89,7 +97,7 @@ async fn metrics(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
 async fn nothing() -> HttpResponse {
     problem(
         StatusCode::NOT_FOUND,
-        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm, /hottest, /entry, /agents and /openapi.json",
+        "nothing is here; see /livez, /readyz, /metrics, /purge, /warm, /hottest, /entry, /model-cache, /agents and /openapi.json",
     )
 }
 

@@ -17,6 +17,8 @@ use weaver_registry::{AgentInfo, AgentRegistry, AgentStatus, Query};
 const RESYNC: Duration = Duration::from_secs(2);
 /// What happens within this is looked at together.
 const TOGETHER: Duration = Duration::from_millis(10);
+/// So many events at most.
+const AT_ONCE: usize = 1000;
 /// Between two attempts to reach the registry.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -46,7 +48,11 @@ pub(crate) async fn follow(state: &State) {
             Ok(Ok(_)) => {
                 // A restart of many agents is many events.
                 sleep(TOGETHER).await;
-                while let Ok(Ok(_)) = timeout(Duration::ZERO, events.next()).await {}
+                for _ in 0..AT_ONCE {
+                    if timeout(Duration::ZERO, events.next()).await.is_err() {
+                        break;
+                    }
+                }
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the agents' events");

@@ -33,7 +33,7 @@ use std::{
 use tokio::{
     net::TcpStream,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -157,6 +157,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let state = Arc::new(State {
         models: Models::new(&config, answers, redis.clone(), model_metrics),
         agent_metrics: AgentMetrics::new(&mut registry),
+        event_streams: Arc::new(Semaphore::new(admin::MAX_STREAMS)),
         agents,
         warmer: Warmer::new(public_address),
         routes: Routes::new(&config, &http_metrics),

@@ -12,6 +12,7 @@ use std::{
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Semaphore;
 use weaver_cache::CacheHandle;
 use weaver_metrics::{
     AgentMetrics, CacheMetrics, ModelCacheSnapshot, RedisPoolSnapshot, Registry,
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) models: Models,
     pub(crate) agents: AgentRegistry,
     pub(crate) agent_metrics: AgentMetrics,
+    /// Places for those who follow the agents' events.
+    pub(crate) event_streams: Arc<Semaphore>,
     pub(crate) draining: AtomicBool,
     pub(crate) warmer: Warmer,
     /// Whether what is to be warmed on start is not warm yet.

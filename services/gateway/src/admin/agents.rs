@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 use weaver_registry::{
@@ -21,6 +21,9 @@ use weaver_registry::{
 
 /// Agents of one answer, where nothing is said.
 const PAGE: usize = 100;
+/// Streams of events at once: with Redis each has a connection to itself, of which the pool has few,
+/// and the purge journal needs one.
+pub(crate) const MAX_STREAMS: usize = 8;
 /// Between two signs of life of a stream of events.
 const ALIVE: Duration = Duration::from_secs(15);
 /// Between two attempts to reach the registry.
@@ -369,10 +372,14 @@ pub(super) async fn events(req: HttpRequest, state: web::Data<State>) -> HttpRes
             }
         },
     };
-    let events = state.agents.events(after);
-    let told = stream::unfold(events, |mut events| async move {
+    let Ok(place) = Arc::clone(&state.event_streams).try_acquire_owned() else {
+        let what = format!("{MAX_STREAMS} follow the events already");
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &what);
+    };
+    let events = (state.agents.events(after), place);
+    let told = stream::unfold(events, |(mut events, place)| async move {
         let text = next(&mut events).await;
-        Some((Ok::<_, std::convert::Infallible>(text), events))
+        Some((Ok::<_, std::convert::Infallible>(text), (events, place)))
     });
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))

@@ -58,7 +58,12 @@ impl Budgets {
         let here = inner.local.reserve(&subject, tokens);
         let reserved = match &inner.shared {
             Some(shared) => match shared.reserve(&subject, tokens).await {
-                Ok(everywhere) => everywhere,
+                Ok(everywhere) => {
+                    if everywhere.is_err() && here.is_ok() {
+                        inner.local.charge(&subject, -(tokens as f64), 0.0);
+                    }
+                    everywhere
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the shared limits of models");
                     here

@@ -116,6 +116,9 @@ impl Fill {
                 lead.finish();
                 // The call may have left.
                 let _ = reply.send(Err(refusal));
+                if let Some(reservation) = self.reservation.take() {
+                    reservation.settle(0, 0.0).await;
+                }
                 return;
             }
         };

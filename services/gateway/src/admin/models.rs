@@ -1,0 +1,47 @@
+//! `/model-cache`: what the cache of models' answers has done, and its end.
+
+use super::refusal;
+use crate::{
+    problem::problem,
+    state::{State, model_snapshot},
+};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+
+fn none() -> HttpResponse {
+    let what = "no models are configured, or model_cache is off";
+    problem(StatusCode::NOT_FOUND, what)
+}
+
+/// `GET /model-cache`: as in the JSON of `/metrics`, made anew.
+pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    if let Some(refused) = refusal(&req, &state) {
+        return refused;
+    }
+    match &state.models.cache {
+        Some(cache) => HttpResponse::Ok()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .json(model_snapshot(cache).report()),
+        None => none(),
+    }
+}
+
+/// `DELETE /model-cache`: all answers, in all nodes that share it, and those that are being fetched.
+pub(super) async fn clear(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    if let Some(refused) = refusal(&req, &state) {
+        return refused;
+    }
+    let Some(cache) = &state.models.cache else {
+        return none();
+    };
+    match cache.clear().await {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(error) => {
+            let what = format!("the answers are there still: {error}");
+            problem(StatusCode::SERVICE_UNAVAILABLE, &what)
+        }
+    }
+}

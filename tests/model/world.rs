@@ -126,8 +126,9 @@ impl World {
             "[[routes]]\npath = \"/own\"\nper_user = true\nupstreams = [\"http://127.0.0.1:{}\"]\n",
             self.origin.port()
         );
+        // A busy machine must not look like a Redis that is gone, after which memory is served.
         let config = format!(
-            "{}socket_timeout = \"500ms\"\n[auth]\nmode = \"api_key\"\napi_keys = [{}]\n[cache]\nnode = \"{name}\"\nlease = \"1s\"\nredis_part = \"4KiB\"\n{}{own}",
+            "{}socket_timeout = \"500ms\"\n[auth]\nmode = \"api_key\"\napi_keys = [{}]\n[cache]\nnode = \"{name}\"\nlease = \"1s\"\nredis_deadline = \"2s\"\nredis_part = \"4KiB\"\n{}{own}",
             self.redis.section(),
             keys.join(","),
             self.origin.route("retries = 0"),

@@ -66,10 +66,21 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The key, for [`Flights`].
+    /// The key for [`Flights`]: of the call, and of the state of the cache. Whoever asks after the
+    /// answer was invalidated, or everything cleared, shares no fetch that began before.
     #[must_use]
-    pub fn key(&self) -> Key {
-        self.key
+    pub fn flight(&self) -> Key {
+        let Some((generation, tombstone)) = &self.state else {
+            return self.key;
+        };
+        let mut hasher = blake3::Hasher::new_keyed(&self.key.0);
+        hasher.update(generation);
+        hasher.update(
+            tombstone
+                .as_ref()
+                .map_or(&[][..], |tombstone| &tombstone[..]),
+        );
+        Key(*hasher.finalize().as_bytes())
     }
 
     /// The class of the question.
@@ -315,7 +326,7 @@ impl ModelCache {
             Lookup::Miss(ticket) => ticket,
         };
         let lead = loop {
-            match self.inner.flights.join(ticket.key) {
+            match self.inner.flights.join(ticket.flight()) {
                 Joined::Leads(lead) => break lead,
                 Joined::Follows(follower) => match follower.landed().await {
                     Landed::Shared(answer, _) => {

@@ -267,6 +267,8 @@ async fn what_is_invalidated_or_cleared_does_not_come_back(kind: &Kind) -> Resul
     // A fetch that began before keeps nothing; one from after does.
     let before = ticket("gone").await?;
     cache.invalidate(&call("gone")).await?;
+    ensure!(ticket("gone").await?.flight() != before.flight());
+    ensure!(ticket("gone").await?.flight() == ticket("gone").await?.flight());
     ensure!(!cache.keep(&before, answer("old")).await);
     ensure!(cache.get(&call("gone")).await.is_none());
     let after = ticket("gone").await?;
@@ -275,6 +277,8 @@ async fn what_is_invalidated_or_cleared_does_not_come_back(kind: &Kind) -> Resul
 
     let before = ticket("cleared").await?;
     cache.clear().await?;
+    // Nor does anybody who asks from here on share the fetch from before.
+    ensure!(ticket("cleared").await?.flight() != before.flight());
     cache.keep(&before, answer("old")).await;
     for question in ["kept", "gone", "cleared"] {
         ensure!(cache.get(&call(question)).await.is_none(), "{question}");

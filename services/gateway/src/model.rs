@@ -174,7 +174,7 @@ pub(crate) async fn serve(caller: &Caller<'_>, asked: Asked) -> Result<Served, R
         if asked.wishes.no_cache || asked.wishes.max_age == Some(Duration::ZERO) {
             break models.flights.alone();
         }
-        match models.flights.join(ticket.key()) {
+        match models.flights.join(ticket.flight()) {
             Joined::Leads(lead) => {
                 // A fetch may have ended between the look and the joining.
                 if let Some(cached) = cache.look_again(&mut ticket, asked.wishes).await {

@@ -76,23 +76,26 @@ impl Follow {
         self.catch_up(connection).await?;
         self.settle_debts().await?;
         self.tend(connection).await?;
-        // Before anything is served by the Redis tier: a purge that waits for all nodes has to know
-        // that this is one.
+        // Before anything is served: a purge that waits for all nodes has to know that this is one.
+        // One that did not know it yet is in the stream by now, which is therefore read once more.
         self.report().await?;
+        let mut is_abreast = false;
         let mut tend_at = tokio::time::Instant::now() + TEND;
         loop {
             if tokio::time::Instant::now() >= tend_at {
                 self.tend(connection).await?;
                 tend_at = tokio::time::Instant::now() + TEND;
             }
-            self.standing.hear(asked_at);
-            self.standing.current.store(true, Ordering::Release);
+            if is_abreast {
+                self.standing.hear(asked_at);
+                self.standing.current.store(true, Ordering::Release);
+            }
             if self.roster.is_due() {
                 self.try_report().await;
             }
             asked_at = Instant::now();
             // Somebody may wait for the answer, so that it must not wait for news.
-            let waits = !self.standing.is_in_doubt(asked_at);
+            let waits = is_abreast && !self.standing.is_in_doubt(asked_at);
             let mut args = vec!["COUNT".to_owned(), BATCH.to_string()];
             if waits {
                 args.extend(["BLOCK".to_owned(), BLOCK.as_millis().to_string()]);
@@ -110,8 +113,10 @@ impl Follow {
                 })
                 .await?;
             self.settle_debts().await?;
+            let items = item::of_streams(&answer);
+            is_abreast |= items.len() < BATCH as usize;
             let mut acknowledge = false;
-            for (position, item) in item::of_streams(&answer) {
+            for (position, item) in items {
                 acknowledge |= item.is_to_be_acknowledged();
                 self.apply(position, item);
             }

@@ -29,6 +29,10 @@ use weaver_pool::{PoolError, RedisPool};
 /// may have been frozen.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// A node that starts has not heard of Redis: what it would fetch now could be purged before anybody
+/// knows that it is there.
+const NEVER: u64 = u64::MAX;
+
 /// Follows the journal; dropping it ends the task.
 pub(crate) struct Follower {
     writer: Writer,
@@ -43,7 +47,8 @@ pub(super) struct Standing {
     /// What the Redis server's clock shows beyond ours, in milliseconds.
     pub(super) clock: AtomicI64,
     epoch: Instant,
-    /// When Redis was last asked for what it then answered, in milliseconds since `epoch`.
+    /// When Redis was last asked for what it then answered, in milliseconds since `epoch`; [`NEVER`]
+    /// before the first time.
     heard_at: AtomicU64,
     heard: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
@@ -67,7 +72,8 @@ impl Standing {
 
     pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
         let now = millis(now.saturating_duration_since(self.epoch));
-        now.saturating_sub(self.heard_at.load(Ordering::Acquire)) > millis(SILENCE)
+        let heard_at = self.heard_at.load(Ordering::Acquire);
+        (heard_at == NEVER || now.saturating_sub(heard_at) > millis(SILENCE))
             && !self.lost.load(Ordering::Acquire)
     }
 }
@@ -84,9 +90,9 @@ impl Follower {
             current: AtomicBool::new(false),
             clock: AtomicI64::new(0),
             epoch: Instant::now(),
-            heard_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(NEVER),
             heard: Notify::new(),
-            lost: AtomicBool::new(true),
+            lost: AtomicBool::new(false),
         });
         let roster = Roster::new(pool.clone(), &key, name);
         let writer = Writer {

@@ -48,7 +48,7 @@ async fn ask(node: &Gateway, path: &str) -> Result<(bool, u64)> {
 async fn nodes_with_clocks_hours_apart_judge_alike() -> Result<()> {
     let redis = Redis::start().await?;
     let origin = Origin::constant(ok("x", "cache-control: max-age=3\r\n")).await?;
-    let config = format!("{}{}", redis.section(), origin.route(""));
+    let config = format!("{}{}", redis.section(), origin.route("early_refresh = 0"));
     let (ahead, behind) = (node(&config, "+2h").await?, node(&config, "-3h").await?);
     ahead.ready_for_redis().await?;
     behind.ready_for_redis().await?;

@@ -1,6 +1,6 @@
 //! Redis fails over while purges are made.
 
-use crate::{client, eventually, ok, purge};
+use crate::{client, eventually, nodes, ok, purge};
 use anyhow::Result;
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
@@ -42,13 +42,7 @@ async fn no_acknowledged_purge_is_lost_when_redis_fails_over() -> Result<()> {
     let mut redis = RedisSentinel::start().await?;
     let origin = origin().await?;
     let config = format!("{}\n{}", redis.section(), origin.route(""));
-    let mut nodes = Vec::new();
-    for _ in 0..3 {
-        nodes.push(Gateway::start(&config).await?);
-    }
-    for node in &nodes {
-        node.ready_for_redis().await?;
-    }
+    let mut nodes = nodes(3, &config).await?;
     // One that the replica has, so that it is the same journal afterwards.
     purge(&nodes[0], "?wait=applied", &json!({ "url": "/before" })).await?;
     let mut old = HashMap::new();
@@ -139,12 +133,7 @@ async fn a_journal_that_is_gone_and_takes_nothing_yet_purges_everything_later() 
     let mut redis = Redis::start().await?;
     let origin = origin().await?;
     let config = format!("{}{}", redis.section(), origin.route(""));
-    let mut nodes = Vec::new();
-    for _ in 0..2 {
-        let node = Gateway::start(&config).await?;
-        node.ready_for_redis().await?;
-        nodes.push(node);
-    }
+    let nodes = nodes(2, &config).await?;
     let old = body(&nodes[1], "/a").await?;
     nodes[1].process().signal("STOP")?;
     // What it had asked for is answered with nothing before there is something.

@@ -24,6 +24,7 @@ mod warm;
 
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+use weaver_tests::Gateway;
 
 /// A client that keeps no state and follows nothing.
 fn client() -> reqwest::Client {
@@ -52,9 +53,21 @@ fn ok(body: &str, fields: &str) -> String {
     )
 }
 
+/// Gateways that share a Redis, all of which use it.
+async fn nodes(count: usize, config: &str) -> anyhow::Result<Vec<Gateway>> {
+    let mut nodes = Vec::new();
+    for _ in 0..count {
+        nodes.push(Gateway::start(config).await?);
+    }
+    for node in &nodes {
+        node.ready_for_redis().await?;
+    }
+    Ok(nodes)
+}
+
 /// Purges by a gateway, with a query such as `?wait=applied`.
 async fn purge(
-    gateway: &weaver_tests::Gateway,
+    gateway: &Gateway,
     query: &str,
     what: &serde_json::Value,
 ) -> anyhow::Result<serde_json::Value> {

@@ -1,6 +1,6 @@
 //! Several nodes that share a Redis fetch as one.
 
-use crate::{client, eventually, field, ok, purge};
+use crate::{client, eventually, field, nodes, ok, purge};
 use anyhow::Result;
 use std::{
     sync::{
@@ -18,17 +18,6 @@ fn config(redis: &Redis, origin: &Origin, cache: &str) -> String {
         redis.section(),
         origin.route("")
     )
-}
-
-async fn nodes(count: usize, config: &str) -> Result<Vec<Gateway>> {
-    let mut nodes = Vec::new();
-    for _ in 0..count {
-        nodes.push(Gateway::start(config).await?);
-    }
-    for node in &nodes {
-        node.ready_for_redis().await?;
-    }
-    Ok(nodes)
 }
 
 /// An origin that takes its time, and tells each answer apart.

@@ -1,6 +1,6 @@
 //! A purge against a fetch, at every point of it, in every way: nothing purged comes back.
 
-use crate::{client, field, ok, purge};
+use crate::{client, field, nodes, ok, purge};
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -97,13 +97,7 @@ async fn race(fields: &'static str, routes: &str, vary: bool) -> Result<()> {
         redis.section(),
         origin.route(routes)
     );
-    let mut nodes = Vec::new();
-    for _ in 0..3 {
-        nodes.push(Gateway::start(&config).await?);
-    }
-    for node in &nodes {
-        node.ready_for_redis().await?;
-    }
+    let nodes = nodes(3, &config).await?;
     let mut number = 0;
     for (at, point) in POINTS.iter().enumerate() {
         for kind in ["url", "tags", "prefix", "all"] {
@@ -207,12 +201,7 @@ async fn a_write_to_redis_that_lands_late_serves_nothing() -> Result<()> {
     let redis = Redis::start().await?;
     let origin = Origin::constant(ok("x", "cache-control: max-age=600\r\n")).await?;
     let config = format!("{}{}", redis.section(), origin.route(""));
-    let mut nodes = Vec::new();
-    for _ in 0..2 {
-        let node = Gateway::start(&config).await?;
-        node.ready_for_redis().await?;
-        nodes.push(node);
-    }
+    let nodes = nodes(2, &config).await?;
     let ask = async |node: &Gateway| -> Result<String> {
         let answer = client().get(node.url("/a")).header("host", "h").send();
         Ok(field(&answer.await?, "cache-status").to_owned())

@@ -104,6 +104,22 @@ pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::Heade
     fields
 }
 
+/// A GET at an upstream, whose name is its Host.
+pub(super) fn request(
+    base: &str,
+    path: &str,
+    fields: http::HeaderMap,
+    body: RequestBody,
+) -> Option<http::Request<RequestBody>> {
+    let uri: http::Uri = format!("{base}{path}").parse().ok()?;
+    let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
+    let mut request = http::Request::new(body);
+    *request.uri_mut() = uri;
+    *request.headers_mut() = fields;
+    request.headers_mut().insert(http::header::HOST, host);
+    Some(request)
+}
+
 impl Fill {
     pub(super) async fn run(mut self, mut lead: Lead<Head>, reply: Reply) {
         let began = Instant::now();
@@ -199,15 +215,10 @@ impl Fill {
     }
 
     fn request(&self, base: &str) -> Option<http::Request<RequestBody>> {
-        let uri: http::Uri = format!("{base}{}", self.asked.endpoint.path())
-            .parse()
-            .ok()?;
-        let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
-        let mut request = http::Request::new(RequestBody::Whole(Some(self.asked.body.clone())));
+        let body = RequestBody::Whole(Some(self.asked.body.clone()));
+        let path = self.asked.endpoint.path();
+        let mut request = request(base, path, self.fields.clone(), body)?;
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.fields.clone();
-        request.headers_mut().insert(http::header::HOST, host);
         Some(request)
     }
 

@@ -63,12 +63,7 @@ async fn ask(
     fields: http::HeaderMap,
 ) -> Option<Vec<Value>> {
     let (upstream, _in_flight) = route.upstreams.choose(&[])?;
-    let uri: http::Uri = format!("{}/v1/models", upstream.base).parse().ok()?;
-    let mut request = http::Request::new(RequestBody::Empty);
-    *request.headers_mut() = fields;
-    let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
-    request.headers_mut().insert(http::header::HOST, host);
-    *request.uri_mut() = uri;
+    let request = fill::request(&upstream.base, "/v1/models", fields, RequestBody::Empty)?;
     let response = client.request(request).await.ok()?;
     if response.status() != http::StatusCode::OK {
         return None;

@@ -1,6 +1,6 @@
 //! Several servers: a Redis Cluster, and a primary with its replica and Sentinels.
 
-use super::{Redis, cli, config_for_faults, redis::free_port};
+use super::{Redis, cli, config_for_faults, free_port};
 use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},

@@ -1,11 +1,8 @@
 //! A redis-server.
 
-use parking_lot::Mutex;
+use super::free_port;
 use std::{
-    collections::HashSet,
-    net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::LazyLock,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -18,18 +15,6 @@ pub(crate) struct Redis {
     arguments: Vec<String>,
     /// What it writes must not be found by the next one.
     directory: TempDir,
-}
-
-/// A port that nothing listens on, and that no other caller in this process was given.
-pub(crate) fn free_port() -> u16 {
-    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
-    loop {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if GIVEN.lock().insert(port) {
-            return port;
-        }
-    }
 }
 
 impl Redis {

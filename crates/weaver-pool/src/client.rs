@@ -18,11 +18,14 @@ const JITTER: u32 = 20;
 /// reader learns how many.
 const EVENTS: usize = 1024;
 
-/// What becomes of a first attempt to connect that fails. Later ones are always repeated.
+/// What becomes of an attempt to connect that fails, and of a connection that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
-    /// Somebody waits for it, and is told.
+    /// Somebody waits for the first, and is told. Later ones are repeated.
     Once,
+    /// There is one, and what is lost stays lost: another connection would not have its state, such
+    /// as the keys that were watched, and its holder would not notice.
+    Only,
     /// It is repeated, for Redis may start after us.
     Again,
 }
@@ -52,7 +55,7 @@ pub(crate) fn builder(
             Protocol::Resp2 => RespVersion::RESP2,
             Protocol::Resp3 => RespVersion::RESP3,
         },
-        fail_fast: attempt == Attempt::Once,
+        fail_fast: attempt != Attempt::Again,
         #[cfg(feature = "tls")]
         tls: match &config.tls {
             Some(tls) => Some(tls.connector()?.into()),
@@ -60,17 +63,19 @@ pub(crate) fn builder(
         },
         ..Config::default()
     };
-    let (attempts, min, max, base) = RECONNECT;
-    let mut policy = ReconnectPolicy::new_exponential(attempts, min, max, base);
-    policy.set_jitter(JITTER);
     let mut builder = Builder::from_config(redis);
     builder
         .with_connection_config(|connection| shape(connection, config))
         .with_performance_config(|performance: &mut PerformanceConfig| {
             performance.default_command_timeout = Duration::ZERO;
             performance.broadcast_channel_capacity = EVENTS;
-        })
-        .set_policy(policy);
+        });
+    if attempt != Attempt::Only {
+        let (attempts, min, max, base) = RECONNECT;
+        let mut policy = ReconnectPolicy::new_exponential(attempts, min, max, base);
+        policy.set_jitter(JITTER);
+        builder.set_policy(policy);
+    }
     Ok(builder)
 }
 

@@ -84,7 +84,25 @@ impl Connection {
         target: &Target,
         events: &Arc<Events>,
     ) -> Result<Self, PoolError> {
-        let connection = Self::start(config, target, events, Attempt::Once)?;
+        Self::establish_as(config, target, events, Attempt::Once).await
+    }
+
+    /// Connects at once or not at all, and never again once it is lost.
+    pub(crate) async fn establish_only(
+        config: &RedisPoolConfig,
+        target: &Target,
+        events: &Arc<Events>,
+    ) -> Result<Self, PoolError> {
+        Self::establish_as(config, target, events, Attempt::Only).await
+    }
+
+    async fn establish_as(
+        config: &RedisPoolConfig,
+        target: &Target,
+        events: &Arc<Events>,
+        attempt: Attempt,
+    ) -> Result<Self, PoolError> {
+        let connection = Self::start(config, target, events, attempt)?;
         connection.ready(config.socket_connect_timeout).await?;
         Ok(connection)
     }
@@ -98,6 +116,13 @@ impl Connection {
                 self.why(&format!("not made within {deadline:?}")),
             )),
         }
+    }
+
+    /// Whether commands can be sent. A client that does not connect again still says that it is
+    /// connected after its task has ended.
+    pub(crate) fn is_connected(&self) -> bool {
+        let [serve, _] = &self.tasks;
+        self.client.is_connected() && !serve.is_finished()
     }
 
     /// What a caller is told while it is not connected.

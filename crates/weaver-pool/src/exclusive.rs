@@ -169,7 +169,7 @@ impl RedisPool {
             Some(connection) => connection,
             None => {
                 let shared = &inner.shared;
-                Connection::establish(&shared.config, &target, &shared.events).await?
+                Connection::establish_only(&shared.config, &target, &shared.events).await?
             }
         };
         Ok(Exclusive {
@@ -208,6 +208,9 @@ impl Inner {
     /// One that was given back, cleaned; any that cannot be cleaned is closed.
     async fn reused(&self, target: &Target) -> Option<Connection> {
         let connection = self.dedicated.reuse(target)?;
+        if !connection.is_connected() {
+            return None;
+        }
         let clean = timeout(self.shared.config.socket_timeout, self.clean(&connection)).await;
         matches!(clean, Ok(Ok(()))).then_some(connection)
     }
@@ -249,7 +252,8 @@ impl Exclusive {
     /// # Errors
     ///
     /// [`PoolError::Timeout`], [`PoolError::Command`], [`PoolError::Connection`], and
-    /// [`PoolError::NotConnected`] once it is closed.
+    /// [`PoolError::NotConnected`] once it is closed or was lost. It is never made again behind
+    /// its holder's back, for what was watched or set on it would be gone: ask for another.
     pub async fn execute<T, F, Fut>(&mut self, command: F) -> Result<T, PoolError>
     where
         F: FnOnce(Client) -> Fut,

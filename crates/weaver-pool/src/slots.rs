@@ -6,7 +6,6 @@
 
 use crate::connection::Connection;
 use arc_swap::ArcSwapOption;
-use fred::interfaces::ClientLike;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},

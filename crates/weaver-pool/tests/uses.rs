@@ -76,6 +76,44 @@ async fn an_optimistic_transaction_runs_on_an_exclusive_connection() {
     pool.close().await;
 }
 
+/// What was watched is forgotten by the server with the connection: a transaction on another one would
+/// overwrite what somebody else wrote.
+#[tokio::test]
+async fn an_exclusive_connection_that_is_lost_stays_lost() {
+    let redis = Redis::start().await;
+    let pool = pool(&redis).await;
+    redis.cli(&["SET", "stock", "5"]);
+    let mut connection = pool.exclusive().await.unwrap();
+    let watch = async |client: Client| client.watch("stock").await;
+    connection.execute(watch).await.unwrap();
+    redis.cli(&["SET", "stock", "1"]);
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    // The pool's own connection is made again, at which an exclusive one could have been so too.
+    until("connected again", || connections(&redis) == 1).await;
+    let buy = |client: Client| async move {
+        let transaction = client.multi();
+        let set = transaction.set::<(), _, _>("stock", 4, None, None, false);
+        set.await?;
+        transaction.exec::<fred::types::Value>(true).await
+    };
+    let lost = connection.execute(buy).await;
+    assert!(
+        matches!(
+            lost,
+            Err(PoolError::NotConnected(_) | PoolError::Connection(_))
+        ),
+        "{lost:?}"
+    );
+    assert_eq!(redis.cli(&["GET", "stock"]), "1", "the other write stands");
+    drop(connection);
+    // It is not lent again.
+    let mut next = pool.exclusive().await.unwrap();
+    let get = |client: Client| async move { client.get::<String, _>("stock").await };
+    assert_eq!(next.execute(get).await.unwrap(), "1");
+    drop(next);
+    pool.close().await;
+}
+
 /// Whatever was done to it, the next to borrow it finds it as new.
 #[tokio::test]
 async fn an_exclusive_connection_comes_back_clean() {

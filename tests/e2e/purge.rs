@@ -1,7 +1,8 @@
 use crate::{client, eventually, field, ok, purge};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 use weaver_tests::{Gateway, Origin, Redis};
 
@@ -194,4 +195,52 @@ async fn purging_needs_the_token_where_there_is_one() -> Result<()> {
         200
     );
     Ok(())
+}
+
+/// A node reads purges that come in quick succession many at a time: it must not spend its
+/// processor on them that its hits need.
+#[tokio::test]
+async fn many_purges_are_read_in_few_questions() -> Result<()> {
+    const PURGES: usize = 2000;
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
+    let config = format!("{}{}", redis.section(), origin.route(""));
+    let (one, two) = (
+        Gateway::start(&config).await?,
+        Gateway::start(&config).await?,
+    );
+    for gateway in [&one, &two] {
+        gateway.ready_for_redis().await?;
+        is_hit(gateway, "/a").await?;
+    }
+    let before = questions(&redis)?;
+    let began = Instant::now();
+    futures_util::stream::iter(0..PURGES)
+        .map(|number| {
+            let path = format!("/other/{number}");
+            let one = &one;
+            async move { purge(one, "", &json!({ "url": path })).await }
+        })
+        .buffer_unordered(64)
+        .try_collect::<Vec<_>>()
+        .await?;
+    assert!(is_hit(&two, "/a").await?);
+    let answer = purge(&one, "?wait=applied", &json!({ "url": "/a" })).await?;
+    assert_eq!(answer["applied"], json!(true), "{answer}");
+    assert!(!is_hit(&two, "/a").await?);
+    let asked = questions(&redis)? - before;
+    // Of each node one in 5 ms, one in 100 ms without news, and a few at the end.
+    let allowed = 2 * (began.elapsed().as_millis() / 5 + 20);
+    assert!(u128::from(asked) <= allowed, "{asked} of {allowed}");
+    assert!(asked < PURGES as u64, "{asked}");
+    Ok(())
+}
+
+/// How often the journal was read.
+fn questions(redis: &Redis) -> Result<u64> {
+    let stats = redis.cli(&["INFO", "commandstats"])?;
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_xread:calls=")?.split(',').next());
+    Ok(calls.context("XREAD in the statistics")?.parse()?)
 }

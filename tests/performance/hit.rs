@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use std::process::{Command, Output};
 use weaver_tests::{Gateway, Nginx, Process, free_port, scratch, wait_for_port};
 
-const SERVER_CORE: usize = 0;
-const CLIENT_CORE: usize = 1;
+pub(crate) const SERVER_CORE: usize = 0;
+pub(crate) const CLIENT_CORE: usize = 1;
 const CONNECTIONS: &str = "64";
 
 /// One turn of wrk: requests a second.

@@ -39,6 +39,12 @@ impl Redis {
         self.port
     }
 
+    /// Its process id, unless it was killed.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// The gateway's section for it, without more keys.
     #[must_use]
     pub fn section(&self) -> String {

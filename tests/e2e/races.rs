@@ -2,6 +2,7 @@
 
 use crate::{client, field, nodes, ok, purge};
 use anyhow::{Context as _, Result};
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
@@ -193,6 +194,52 @@ async fn nor_does_a_variant_come_back() -> Result<()> {
 async fn nor_what_is_in_redis_alone() -> Result<()> {
     let fields = "cache-control: max-age=600\r\nsurrogate-key: t\r\n";
     race(fields, "tiers = \"redis\"", false).await
+}
+
+/// Who asks after a purge does not wait for a fetch from before it, in whatever node that is; and the
+/// nodes agree on one fetch all the same.
+#[tokio::test]
+async fn nobody_waits_for_a_fetch_from_before_a_purge() -> Result<()> {
+    let redis = Redis::start().await?;
+    let (go_on, asked) = (watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
+    let first = (go_on.clone(), Arc::clone(&asked));
+    let origin = Origin::start(move |_, mut stream| {
+        let (go_on, asked) = first.clone();
+        async move {
+            let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+            if number == 1 {
+                go_on.subscribe().wait_for(|go_on| *go_on).await.ok()?;
+            }
+            let answer = ok(&number.to_string(), "cache-control: max-age=600\r\n");
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await?;
+    let config = format!("{}{}", redis.section(), origin.route(""));
+    let nodes = nodes(3, &config).await?;
+    let url = nodes[0].url("/a");
+    let begun = tokio::spawn(async move {
+        let answer = client().get(url).header("host", "h").send().await?;
+        answer.error_for_status()?.text().await
+    });
+    crate::eventually("the origin is asked", async || {
+        asked.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let what = json!({ "url": "http://h/a" });
+    purge(&nodes[1], "?wait=applied", &what).await?;
+    let all = [&nodes[2], &nodes[1], &nodes[0], &nodes[2], &nodes[1]].map(|node| get(node, "/a"));
+    for answer in timeout(PATIENCE, try_join_all(all)).await?? {
+        assert_eq!(answer.0, 2, "{}", answer.1);
+    }
+    go_on.send_replace(true);
+    assert_eq!(begun.await??, "1");
+    for node in &nodes {
+        assert_eq!(get(node, "/a").await?.0, 2);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    Ok(())
 }
 
 /// A write to Redis whose deadline passed may still be carried out, after the purge.

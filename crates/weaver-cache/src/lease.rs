@@ -7,10 +7,13 @@
 //! turns out to be nobody else's, the lease becomes a mark for a moment, so that no node waits for
 //! another.
 //!
+//! The token begins with the place in the purge journal from before the fetch. Whoever finds that what
+//! is fetched has been purged since takes the lease over, and does not wait for it.
+//!
 //! A holder that dies costs the others the rest of the lease. Without Redis there are no leases, and
 //! each node fetches for itself.
 
-use crate::{clock::signed_millis, identity::random_hex, key};
+use crate::{Position, clock::signed_millis, identity::random_hex, key};
 use bytes::Bytes;
 use fred::{
     interfaces::KeysInterface,
@@ -38,6 +41,12 @@ const RENEW: &str = "\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
+/// Takes a lease over from a holder, if it is still that one's.
+const TAKE: &str = "\
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1";
+
 /// Turns the holder's lease into a mark.
 const PASS: &str = "\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -52,15 +61,31 @@ pub(crate) struct Leases {
     deadline: Duration,
     store: Script,
     renew: Script,
+    take: Script,
     pass: Script,
 }
 
 /// What stands under a lease's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Free,
-    Held,
+    Held(Holder),
     Passed,
+}
+
+/// Who holds a lease: its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder(String);
+
+impl Holder {
+    fn new(position: Position) -> Self {
+        Self(format!("{position}/{}", random_hex::<16>()))
+    }
+
+    /// Where the purge journal stood before it fetched.
+    pub(crate) fn position(&self) -> Option<Position> {
+        Position::parse(self.0.split_once('/')?.0)
+    }
 }
 
 /// A right to fetch. Dropped, it goes to the next who asks.
@@ -84,6 +109,7 @@ impl Leases {
             deadline,
             store: Script::new(STORE),
             renew: Script::new(RENEW),
+            take: Script::new(TAKE),
             pass: Script::new(PASS),
         }
     }
@@ -93,10 +119,14 @@ impl Leases {
     }
 
     /// Asks for the lease of a key; `None` while another node holds it, or has found nothing to
-    /// share.
-    pub(crate) async fn ask(&self, key: &[u8]) -> Result<Option<Lease>, PoolError> {
-        let (entry, name) = self.names(key);
-        let token = random_hex::<16>();
+    /// share. `position` is where the purge journal stands.
+    pub(crate) async fn ask(
+        &self,
+        key: &[u8],
+        position: Position,
+    ) -> Result<Option<Lease>, PoolError> {
+        let (_, name) = self.names(key);
+        let Holder(token) = Holder::new(position);
         let life = signed_millis(self.life);
         let won: Option<String> = self
             .pool
@@ -113,18 +143,38 @@ impl Leases {
                 }
             })
             .await?;
-        if won.is_none() {
-            return Ok(None);
-        }
+        Ok(won.map(|_| self.won(key, token)))
+    }
+
+    /// Takes a lease over; `None` if it is no longer that holder's.
+    pub(crate) async fn take(
+        &self,
+        key: &[u8],
+        from: Holder,
+        position: Position,
+    ) -> Result<Option<Lease>, PoolError> {
+        let (_, name) = self.names(key);
+        let Holder(token) = Holder::new(position);
+        let life = signed_millis(self.life);
+        let arguments: Vec<Value> = vec![from.0.into(), token.clone().into(), life.into()];
+        let taken = self
+            .pool
+            .run_script::<i64, _, _>(&self.take, vec![name], arguments)
+            .await?;
+        Ok((taken == 1).then(|| self.won(key, token)))
+    }
+
+    fn won(&self, key: &[u8], token: String) -> Lease {
+        let (entry, name) = self.names(key);
         let renewal = tokio::spawn(self.clone().keep(name.clone(), token.clone()));
-        Ok(Some(Lease {
+        Lease {
             leases: self.clone(),
             entry,
             name,
             token,
             renewal,
             ended: false,
-        }))
+        }
     }
 
     /// How a key's lease stands.
@@ -138,10 +188,10 @@ impl Leases {
             .within(self.deadline)
             .once(|client| async move { client.get(asked).await })
             .await?;
-        Ok(match value.as_deref() {
+        Ok(match value {
             None => State::Free,
-            Some(PASSED) => State::Passed,
-            Some(_) => State::Held,
+            Some(value) if value == PASSED => State::Passed,
+            Some(value) => State::Held(Holder(value)),
         })
     }
 
@@ -241,6 +291,23 @@ impl Drop for Lease {
         if !self.ended {
             let arguments = vec![self.token.clone().into(), 0.into()];
             self.end(self.leases.renew.clone(), arguments);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_tells_from_where_it_fetches() {
+        let position = Position {
+            time: 17,
+            sequence: 4,
+        };
+        assert_eq!(Holder::new(position).position(), Some(position));
+        for other in ["", "-", "5f3a", "x/5f3a", "1-2"] {
+            assert_eq!(Holder(other.to_owned()).position(), None, "{other}");
         }
     }
 }

@@ -3,7 +3,8 @@
 use super::{Fill, Held};
 use crate::{
     entry::Entry,
-    lease::{Leases, State},
+    journal::Verdict,
+    lease::{Holder, Lease, Leases, State},
 };
 use actix_web::dev::ServiceRequest;
 use std::{sync::Arc, time::Duration};
@@ -25,6 +26,16 @@ pub(super) enum Turn {
     Leave,
 }
 
+/// How the wait for another node ended.
+enum Waited {
+    /// Its lease has ended.
+    Ended,
+    /// What it fetches was purged since it began, and this one has its lease.
+    Taken(Box<Lease>),
+    /// There is nothing to wait for.
+    InVain,
+}
+
 impl Fill {
     /// Takes the lease, or waits for the node that has it if somebody waits for this one.
     ///
@@ -42,49 +53,63 @@ impl Fill {
         let (began, since) = (Instant::now(), shared.now());
         while let Some(leases) = redis.leases() {
             let key = shared.flight_key(&self.exact, self.index.as_ref(), req.headers());
-            match leases.ask(&key).await {
-                Ok(Some(lease)) => {
-                    self.lease = Some(lease);
-                    // The last holder may have ended between our look and our asking.
-                    if let Some(entry) = self.fetched(req, since).await {
-                        self.lease = None;
-                        return Turn::Fetched(entry);
-                    }
-                    return Turn::Fetch;
-                }
+            match leases.ask(&key, shared.log.head()).await {
                 Ok(None) if !waits => return Turn::Leave,
-                Ok(None) => {}
+                Ok(None) => match self.wait(leases, &key, began).await {
+                    Waited::Ended => {}
+                    Waited::Taken(lease) => self.lease = Some(*lease),
+                    Waited::InVain => return Turn::Fetch,
+                },
+                Ok(lease) => self.lease = lease,
                 Err(_) => {
                     shared.metrics.error();
                     return Turn::Fetch;
                 }
             }
-            if !self.wait(leases, &key, began).await {
-                return Turn::Fetch;
-            }
+            // With the lease too: the last holder may have ended between our look and our asking.
             if let Some(entry) = self.fetched(req, since).await {
+                self.lease = None;
                 return Turn::Fetched(entry);
+            }
+            if self.lease.is_some() {
+                return Turn::Fetch;
             }
         }
         Turn::Fetch
     }
 
-    /// Waits for the end of another node's lease; `false` if there is nothing to wait for.
-    async fn wait(&self, leases: &Leases, key: &[u8], began: Instant) -> bool {
+    async fn wait(&self, leases: &Leases, key: &[u8], began: Instant) -> Waited {
         let patience = self.shared.config.collapse_timeout;
         loop {
             match leases.state(key).await {
-                Ok(State::Free) => return true,
+                Ok(State::Free) => return Waited::Ended,
                 Ok(State::Passed) => {
                     self.shared.mark(&self.exact).await;
-                    return false;
+                    return Waited::InVain;
                 }
-                Ok(State::Held) if began.elapsed() < patience => {
+                Ok(State::Held(holder)) if self.is_outdated(&holder) => {
+                    let taken = leases.take(key, holder, self.shared.log.head());
+                    match taken.await {
+                        Ok(Some(lease)) => return Waited::Taken(Box::new(lease)),
+                        // Another was faster, or the holder has ended.
+                        Ok(None) => {}
+                        Err(_) => return Waited::InVain,
+                    }
+                }
+                Ok(State::Held(_)) if began.elapsed() < patience => {
                     sleep((began.elapsed() / 8).clamp(SHORTEST, LONGEST)).await;
                 }
-                Ok(State::Held) | Err(_) => return false,
+                Ok(State::Held(_)) | Err(_) => return Waited::InVain,
             }
         }
+    }
+
+    /// Whether what the holder fetches was purged since it began.
+    fn is_outdated(&self, holder: &Holder) -> bool {
+        let log = &self.shared.log;
+        holder
+            .position()
+            .is_some_and(|position| log.judge_fetch(&self.exact, position) != Verdict::Alive)
     }
 
     /// What another node has fetched: fresh, or of a fetch that ended while this request waited,

@@ -20,6 +20,7 @@ mod redis;
 mod rules;
 mod search;
 mod truncation;
+mod variants;
 mod warm;
 
 use std::time::{Duration, Instant};

@@ -109,6 +109,24 @@ impl Index {
         self.variants.truncate(MAX_VARIANTS);
         self
     }
+
+    /// The index with the variants of an earlier one behind its own, unless its nonce says that it
+    /// begins anew.
+    pub(crate) fn over(&self, earlier: &Self) -> Self {
+        let mut all = self.clone();
+        if self.nonce == earlier.nonce {
+            let is_new = |variant: &&Variant| {
+                !self
+                    .variants
+                    .iter()
+                    .any(|known| known.digest == variant.digest && known.names == variant.names)
+            };
+            all.variants
+                .extend(earlier.variants.iter().filter(is_new).cloned());
+            all.variants.truncate(MAX_VARIANTS);
+        }
+        all
+    }
 }
 
 fn variant_bytes(variant: &Variant) -> usize {
@@ -165,5 +183,56 @@ pub(crate) struct MapFields<'a>(pub(crate) &'a HeaderMap);
 impl Headers for MapFields<'_> {
     fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.0.get_all(name).map(HeaderValue::as_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weaver_cache_policy::vary;
+
+    fn variant(language: &str) -> Variant {
+        let mut asked = HeaderMap::new();
+        let language = HeaderValue::from_str(language).unwrap();
+        asked.insert(actix_web::http::header::ACCEPT_LANGUAGE, language);
+        let mut answer = HeaderMap::new();
+        let vary = HeaderValue::from_static("accept-language");
+        answer.insert(actix_web::http::header::VARY, vary);
+        let names = vary::names(&MapFields(&answer)).unwrap();
+        Variant::new(&[7; 32], names, &MapFields(&asked), &MapFields(&answer))
+    }
+
+    fn index(nonce: u8, languages: &[&str]) -> Index {
+        Index {
+            nonce: [nonce; 16],
+            variants: languages.iter().map(|language| variant(language)).collect(),
+        }
+    }
+
+    fn digests(index: &Index) -> Vec<[u8; 32]> {
+        index
+            .variants
+            .iter()
+            .map(|variant| variant.digest)
+            .collect()
+    }
+
+    #[test]
+    fn indexes_are_joined_the_newer_first() {
+        let joined = index(1, &["c", "a"]).over(&index(1, &["b", "a"]));
+        assert_eq!(digests(&joined), digests(&index(1, &["c", "a", "b"])));
+        let anew = index(2, &["c"]).over(&index(1, &["b", "a"]));
+        assert_eq!(digests(&anew), digests(&index(2, &["c"])));
+    }
+
+    #[test]
+    fn no_more_are_kept_than_may_be() {
+        let many: Vec<_> = (0..MAX_VARIANTS)
+            .map(|number| format!("a{number}"))
+            .collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let joined = index(1, &["new"]).over(&index(1, &many));
+        assert_eq!(joined.variants.len(), MAX_VARIANTS);
+        assert_eq!(joined.variants[0].digest, variant("new").digest);
     }
 }

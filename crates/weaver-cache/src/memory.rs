@@ -22,6 +22,20 @@ struct Kept {
     useful: Duration,
 }
 
+impl Kept {
+    /// An index takes over what the one that it replaces leads to: others may have been stored since
+    /// it was read.
+    fn over(self, earlier: Option<Self>) -> Self {
+        match (&self.record, earlier.as_ref().map(|kept| &kept.record)) {
+            (Record::Index(key, index), Some(Record::Index(_, earlier_index))) => Self {
+                record: Record::Index(Arc::clone(key), Arc::new(index.over(earlier_index))),
+                useful: earlier.map_or(self.useful, |kept| kept.useful.max(self.useful)),
+            },
+            _ => self,
+        }
+    }
+}
+
 struct ByUsefulness;
 
 impl Expiry<Arc<[u8]>, Kept> for ByUsefulness {
@@ -69,9 +83,16 @@ impl Memory {
         if useful.is_zero() {
             return;
         }
-        self.cache
-            .insert(record.key().into(), Kept { record, useful })
-            .await;
+        let kept = Kept { record, useful };
+        let key = kept.record.key().into();
+        if matches!(kept.record, Record::Index(..)) {
+            let joined = |earlier: Option<moka::Entry<_, Kept>>| {
+                std::future::ready(kept.over(earlier.map(moka::Entry::into_value)))
+            };
+            self.cache.entry(key).and_upsert_with(joined).await;
+        } else {
+            self.cache.insert(key, kept).await;
+        }
     }
 
     pub(crate) async fn remove(&self, key: &[u8]) {

@@ -1,5 +1,6 @@
 //! The Redis tier: one key for each record, through the shared pool; large bodies have more.
 
+mod index;
 mod parts;
 
 use crate::{
@@ -15,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use weaver_cache_policy::Millis;
 use weaver_metrics::CacheMetrics;
-use weaver_pool::{PoolError, RedisPool};
+use weaver_pool::{PoolError, RedisPool, Script};
 
 #[derive(Clone)]
 pub(crate) struct RedisTier {
@@ -34,6 +35,7 @@ struct Inner {
     /// Bytes of the largest record.
     most: u64,
     leases: Leases,
+    replace: Script,
     follower: Follower,
     metrics: CacheMetrics,
 }
@@ -61,6 +63,7 @@ impl RedisTier {
                 part: config.redis_part.max(1),
                 most: config.max_object.saturating_add(MAX_BESIDE_BODY),
                 leases: Leases::new(pool.clone(), prefix.clone(), config.lease, deadline),
+                replace: Script::new(index::REPLACE),
                 pool,
                 prefix,
                 deadline,
@@ -162,8 +165,10 @@ impl RedisTier {
         lease: Option<&mut Lease>,
         last: bool,
     ) -> Result<bool, PoolError> {
-        let Record::Entry(entry) = record else {
-            return self.set(record, life, lease, last).await;
+        let entry = match record {
+            Record::Entry(entry) => entry,
+            Record::Index(key, index) => return self.join(key, index, life, lease).await,
+            Record::Remote(_) => return self.set(record, life, lease, last).await,
         };
         if !self.is_large(entry.body.len()) {
             return self.set(record, life, lease, last).await;

@@ -268,6 +268,14 @@ impl Shared {
         entry.head.lifetime.useful_until(keep)
     }
 
+    /// The index that memory has by now: others may have been stored since it was looked at.
+    pub(crate) async fn known_index(&self, primary: &[u8]) -> Option<Arc<Index>> {
+        match self.get(Tier::Memory, primary).await {
+            Some(Record::Index(_, index)) => Some(index),
+            _ => None,
+        }
+    }
+
     /// The key under which a response that varies is stored, and the index that leads to it.
     pub(crate) fn place_variant(
         &self,

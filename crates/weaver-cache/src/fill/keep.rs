@@ -219,6 +219,9 @@ impl Fill {
             self.key = partial::key(&self.key);
             // One part is kept, so its index begins anew.
             self.index = None;
+        } else if head.variant.is_some() {
+            let known = self.shared.known_index(&self.key).await;
+            self.index = known.or_else(|| self.index.take());
         }
         let placed = head.variant.as_ref().map(|variant| {
             self.shared

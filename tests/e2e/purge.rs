@@ -244,3 +244,93 @@ fn questions(redis: &Redis) -> Result<u64> {
         .find_map(|line| line.strip_prefix("cmdstat_xread:calls=")?.split(',').next());
     Ok(calls.context("XREAD in the statistics")?.parse()?)
 }
+
+/// What was purged softly is stale from then on: served while it is refreshed for as long as it grants,
+/// counted from the purge, and not a moment longer however often it is asked for.
+#[tokio::test]
+async fn what_was_purged_softly_is_stale_from_the_purge_on() -> Result<()> {
+    for with_redis in [false, true] {
+        let redis = Redis::start().await?;
+        let origin = Origin::start(|head, mut stream| async move {
+            let failing = head.contains("x-probe");
+            let answer = ok(
+                "x",
+                "cache-control: max-age=600, stale-while-revalidate=1, stale-if-error=0\r\n",
+            );
+            let failure = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n";
+            let answer = if failing { failure } else { &answer };
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            Some(stream)
+        })
+        .await?;
+        let section = if with_redis {
+            redis.section()
+        } else {
+            String::new()
+        };
+        let gateway = Gateway::start(&format!("{section}{}", origin.route(""))).await?;
+        if with_redis {
+            gateway.ready_for_redis().await?;
+        }
+        is_hit(&gateway, "/a").await?;
+        assert!(is_hit(&gateway, "/a").await?);
+        let purged_at = Instant::now();
+        purge(
+            &gateway,
+            "?wait=applied",
+            &json!({ "url": "/a", "soft": true }),
+        )
+        .await?;
+        let ask = async |more: Option<&str>| {
+            let asked = client().get(gateway.url("/a")).header("host", "h");
+            // The origin fails from now on.
+            let asked = asked.header("x-probe", "1");
+            match more {
+                Some(directives) => asked.header("cache-control", directives),
+                None => asked,
+            }
+            .send()
+            .await
+        };
+        // Its age has not changed, and who wants nothing that old does not get it.
+        assert_eq!(ask(Some("max-age=0")).await?.status(), 500);
+        let mut served = 0;
+        loop {
+            let asked_after = purged_at.elapsed();
+            let answer = ask(None).await?;
+            if answer.status() != 200 {
+                assert!(asked_after > Duration::from_millis(900), "{asked_after:?}");
+                break;
+            }
+            let status = field(&answer, "cache-status");
+            assert!(status.starts_with("weaver; hit; ttl=0"), "{status}");
+            assert!(asked_after < Duration::from_secs(3), "still served");
+            served += 1;
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(served > 0);
+    }
+    Ok(())
+}
+
+/// One node refreshes what was purged softly, and the others get that.
+#[tokio::test]
+async fn nodes_refresh_what_was_purged_softly_once() -> Result<()> {
+    let redis = Redis::start().await?;
+    let origin = Origin::constant(ok("x", "cache-control: max-age=600\r\n")).await?;
+    let config = format!("{}{}", redis.section(), origin.route(""));
+    let nodes = crate::nodes(3, &config).await?;
+    for node in &nodes {
+        is_hit(node, "/a").await?;
+        assert!(is_hit(node, "/a").await?);
+    }
+    assert_eq!(origin.requests(), 1);
+    let what = json!({ "url": "/a", "soft": true });
+    purge(&nodes[0], "?wait=applied", &what).await?;
+    for node in &nodes {
+        is_hit(node, "/a").await?;
+        assert!(is_hit(node, "/a").await?);
+    }
+    assert_eq!(origin.requests(), 2);
+    Ok(())
+}

@@ -81,6 +81,19 @@ impl Lifetime {
         clamp(self.fresh_for).saturating_sub(clamp(self.age(now)))
     }
 
+    /// The same, with its freshness ended at that moment, if it had not ended before. What is granted
+    /// beyond freshness counts from there.
+    #[must_use]
+    pub fn ended_at(self, moment: Millis) -> Self {
+        let age = self
+            .initial_age
+            .saturating_add(moment.since(self.received_at));
+        Self {
+            fresh_for: self.fresh_for.min(age),
+            ..self
+        }
+    }
+
     /// The instant after which the response is of no use at all, so that a store can drop it.
     ///
     /// A response with a validator is kept for `keep_validators` milliseconds past that, because a
@@ -101,5 +114,29 @@ impl Lifetime {
         };
         let fresh = self.fresh_for.saturating_sub(self.initial_age);
         self.received_at.plus(fresh).plus(stale.max(kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freshness_that_was_ended_counts_from_then() {
+        let lifetime = Lifetime {
+            received_at: Millis(10_000),
+            initial_age: 500,
+            fresh_for: 60_000,
+            ..Lifetime::default()
+        };
+        let (before, moment, later) = (Millis(9_000), Millis(30_000), Millis(31_000));
+        let ended = lifetime.ended_at(moment);
+        assert_eq!((ended.ttl(moment), ended.ttl(later)), (0, -1000));
+        assert_eq!(ended.age(later), lifetime.age(later));
+        // What had ended by itself has ended earlier.
+        let long_after = Millis(100_000);
+        assert_eq!(lifetime.ended_at(long_after), lifetime);
+        // It is not fresh at all if that was before it came.
+        assert_eq!(lifetime.ended_at(before).ttl(lifetime.received_at), 0);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     flight::{Joined, Lead},
     key::{self, Target},
     respond::CacheBody,
-    shared::{Found, Shared},
+    shared::{Found, Shared, lifetime},
 };
 use actix_http::body::{EitherBody, MessageBody};
 use actix_service::Service;
@@ -29,7 +29,7 @@ use futures_util::future::LocalBoxFuture;
 use std::{rc::Rc, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 use weaver_cache_policy::{
-    Bypass, Lifetime, Millis, Outcome, invalidation,
+    Bypass, Millis, Outcome, invalidation,
     reuse::{self, Decision, Wishes},
     status::{Forward, Member},
 };
@@ -362,20 +362,7 @@ impl<S> Exchange<S> {
         let Some(entry) = &found.entry else {
             return Decision::Revalidate;
         };
-        if found.softly_purged {
-            // Its freshness ended with the purge; what it grants beyond still holds.
-            let stale = Lifetime {
-                fresh_for: 0,
-                ..entry.head.lifetime
-            };
-            let as_if = Lifetime {
-                initial_age: 0,
-                received_at: now,
-                ..stale
-            };
-            return reuse::decide(&as_if, &self.wishes, now);
-        }
-        reuse::decide(&entry.head.lifetime, &self.wishes, now)
+        reuse::decide(&lifetime(entry, found.softly_purged), &self.wishes, now)
     }
 
     /// Why the request goes forward, given what memory had.

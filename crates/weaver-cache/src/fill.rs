@@ -17,7 +17,7 @@ use crate::{
     key::KeyBytes,
     lease::Lease,
     partial,
-    shared::{Found, Shared},
+    shared::{Found, Shared, lifetime},
 };
 use actix_http::body::{BodySize, MessageBody};
 use actix_service::Service;
@@ -89,7 +89,8 @@ pub(crate) struct Fill {
     pub(crate) lease: Option<Lease>,
     /// What is stored, and has to be validated.
     pub(crate) stored: Option<Arc<Entry>>,
-    pub(crate) softly_purged: bool,
+    /// When a soft purge ended its freshness.
+    pub(crate) softly_purged: Option<Millis>,
     pub(crate) index: Option<Arc<Index>>,
     /// Whether the client asked for a range, which goes to the origin as it is.
     pub(crate) ranged: bool,
@@ -284,7 +285,7 @@ impl Fill {
 
     /// Looks for a usable response in Redis; remembers there what may be validated.
     async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Held, Decision)> {
-        if self.softly_purged || self.ranged {
+        if self.ranged {
             return None;
         }
         self.shared.redis.as_ref()?;
@@ -309,20 +310,19 @@ impl Fill {
         } = found;
         self.index = index.or_else(|| self.index.take());
         let entry = entry?;
-        let decision = if softly_purged {
-            Decision::Revalidate
-        } else {
-            reuse::decide(&entry.head.lifetime, &self.wishes, self.shared.now())
-        };
+        let lifetime = lifetime(&entry, softly_purged);
+        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
         let newer =
             |known: &Arc<Entry>| known.head.lifetime.received_at >= entry.head.lifetime.received_at;
         // What is refreshed early is not refreshed by itself.
         let same = self.early && self.stored.as_ref().is_some_and(newer);
         if decision != Decision::Revalidate && !same {
+            self.softly_purged = softly_purged;
             return Some((Held::Here(entry), decision));
         }
         if !self.stored.as_ref().is_some_and(newer) {
             self.stored = Some(entry);
+            self.softly_purged = softly_purged;
             self.forward = Forward::Stale;
         }
         None
@@ -330,8 +330,9 @@ impl Fill {
 
     /// A response in parts that answers as it is, and need not be here whole for that.
     fn streamable(&self, found: &Found) -> Option<(Held, Decision)> {
-        let remote = found.remote.as_ref().filter(|_| !found.softly_purged)?;
-        let decision = reuse::decide(&remote.entry.head.lifetime, &self.wishes, self.shared.now());
+        let remote = found.remote.as_ref()?;
+        let lifetime = lifetime(&remote.entry, found.softly_purged);
+        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
         (matches!(decision, Decision::Fresh | Decision::Stale) && !self.early)
             .then(|| (Held::InParts(Arc::clone(remote)), decision))
     }
@@ -400,9 +401,10 @@ impl Fill {
     }
 
     fn may_replace(&self, stored: &Entry, now: Millis, failure: Failure) -> bool {
+        let lifetime = lifetime(stored, self.softly_purged);
         // One error is no better than another.
         !stored.head.status.is_server_error()
-            && reuse::may_replace_error(&stored.head.lifetime, &self.wishes, now, failure)
+            && reuse::may_replace_error(&lifetime, &self.wishes, now, failure)
     }
 
     fn assess<B: MessageBody>(

@@ -5,7 +5,7 @@ use crate::{
     entry::{MapFields, Record},
     journal::Verdict,
     key::{self, Target},
-    shared::Shared,
+    shared::{Shared, lifetime},
 };
 use actix_web::http::header::HeaderMap;
 use weaver_cache_policy::{
@@ -122,15 +122,16 @@ impl Shared {
             Record::Index(..) => return None,
         };
         let now = self.now();
-        let life = &entry.head.lifetime;
+        let verdict = self.log.judge(entry);
+        let life = lifetime(entry, verdict.freshness_ended());
         let variant = entry.head.variant.as_ref();
         let view = MapFields(headers);
-        let standing = match self.log.judge(entry) {
+        let standing = match verdict {
             Verdict::Dead => Standing::Purged,
-            Verdict::Stale => Standing::PurgedSoftly,
-            Verdict::Alive => match reuse::decide(life, &Wishes::none(), now) {
+            _ => match reuse::decide(&life, &Wishes::none(), now) {
                 Decision::Fresh => Standing::Fresh,
                 Decision::StaleWhileRevalidate => Standing::StaleWhileRevalidate,
+                _ if matches!(verdict, Verdict::Stale(_)) => Standing::PurgedSoftly,
                 _ if life.flags.has(Flags::NO_CACHE) => Standing::NoCache,
                 _ => Standing::Stale,
             },

@@ -32,7 +32,7 @@ pub(crate) use log::{PurgeLog, Verdict};
 /// A place in the journal: the id of an entry of the Redis stream, `time-sequence`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Milliseconds of the Redis server's clock; 0 without Redis.
+    /// Milliseconds of the Redis server's clock; without Redis, of this machine's.
     pub time: u64,
     /// The number within that millisecond.
     pub sequence: u64,

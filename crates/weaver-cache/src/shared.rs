@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
-use weaver_cache_policy::{Millis, vary::Variant};
+use weaver_cache_policy::{Lifetime, Millis, vary::Variant};
 use weaver_metrics::{CacheMetrics, Tier};
 use weaver_pool::PoolError;
 
@@ -64,8 +64,8 @@ pub(crate) struct Narrow {
 pub(crate) struct Found {
     /// The response that the request selects.
     pub(crate) entry: Option<Arc<Entry>>,
-    /// Whether it was purged softly, and so is to be taken as stale.
-    pub(crate) softly_purged: bool,
+    /// When a soft purge ended its freshness.
+    pub(crate) softly_purged: Option<Millis>,
     /// The index of the URL, if its responses vary.
     pub(crate) index: Option<Arc<Index>>,
     /// In place of the response, one whose body is still in Redis; see [`Shared::complete`].
@@ -172,7 +172,7 @@ impl Shared {
             Verdict::Dead => None,
             verdict => Some(Found {
                 entry: Some(entry),
-                softly_purged: verdict == Verdict::Stale,
+                softly_purged: verdict.freshness_ended(),
                 index,
                 remote: None,
             }),
@@ -223,7 +223,7 @@ impl Shared {
         }
         Found {
             entry: Some(entry),
-            softly_purged: verdict == Verdict::Stale,
+            softly_purged: verdict.freshness_ended(),
             index,
             remote: None,
         }
@@ -233,7 +233,7 @@ impl Shared {
         let verdict = self.log.judge(&remote.entry);
         Found {
             entry: None,
-            softly_purged: verdict == Verdict::Stale,
+            softly_purged: verdict.freshness_ended(),
             index,
             remote: (verdict != Verdict::Dead).then_some(remote),
         }
@@ -373,7 +373,7 @@ impl Shared {
         acknowledged: bool,
     ) -> Result<Position, PoolError> {
         let Some(redis) = &self.journal else {
-            return Ok(self.log.apply_local(purge, soft));
+            return Ok(self.log.apply_local(purge, soft, self.now()));
         };
         let written = redis.follower().append(&purge, soft, acknowledged).await;
         match &written {
@@ -381,7 +381,7 @@ impl Shared {
             // Not before it is known that the journal gives no place: a made-up one is below the
             // places that others get meanwhile, and what is fetched with it would escape them.
             Err(_) => {
-                self.log.apply_local(purge, soft);
+                self.log.apply_local(purge, soft, Millis(0));
             }
         }
         written
@@ -396,6 +396,12 @@ impl Shared {
         // The count that `is_marked` looks at first lags until moka tends itself.
         self.markers.run_pending_tasks().await;
     }
+}
+
+/// The lifetime of a response whose freshness a soft purge may have ended.
+pub(crate) fn lifetime(entry: &Entry, softly_purged: Option<Millis>) -> Lifetime {
+    let lifetime = entry.head.lifetime;
+    softly_purged.map_or(lifetime, |at| lifetime.ended_at(at))
 }
 
 /// Never 0, so that a fresh entry is looked at once.

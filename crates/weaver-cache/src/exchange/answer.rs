@@ -93,8 +93,14 @@ impl<S> Exchange<S> {
             now,
             member,
         } = served;
+        let ttl = ttl(&entry.head, now);
         let member = Member {
-            ttl: Some(ttl(&entry.head, now)),
+            // What was purged softly has freshness left that it is not served for.
+            ttl: Some(if outcome == Outcome::Stale {
+                ttl.min(0)
+            } else {
+                ttl
+            }),
             ..member
         };
         self.tally(tier, outcome, entry.fill_micros);

@@ -6,20 +6,34 @@
 //! was last looked at, judging it costs one comparison.
 
 use super::{Position, Purge, names::Names};
-use crate::entry::{Entry, Fields, Head};
+use crate::{
+    entry::{Entry, Fields, Head},
+    key::Parsed,
+};
 use parking_lot::RwLock;
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
 };
+use weaver_cache_policy::Millis;
 
 /// What the journal says of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Alive,
-    /// Purged softly: treat it as stale.
-    Stale,
+    /// Purged softly: its freshness ended then.
+    Stale(Position),
     Dead,
+}
+
+impl Verdict {
+    /// When a soft purge ended the freshness, by the clock that all nodes share.
+    pub(crate) fn freshness_ended(self) -> Option<Millis> {
+        match self {
+            Self::Stale(at) => Some(Millis(at.time)),
+            Self::Alive | Self::Dead => None,
+        }
+    }
 }
 
 /// Prefixes that a log remembers.
@@ -61,10 +75,14 @@ impl PurgeLog {
         self.state.read().head
     }
 
-    /// Applies a purge of this node's own, after everything known.
-    pub(crate) fn apply_local(&self, purge: Purge, soft: bool) -> Position {
+    /// Applies a purge of this node's own, after everything known, and at `now` or later.
+    pub(crate) fn apply_local(&self, purge: Purge, soft: bool, now: Millis) -> Position {
+        let now = Position {
+            time: now.0,
+            sequence: 0,
+        };
         let mut state = self.state.write();
-        let at = state.head.next();
+        let at = state.head.next().max(now);
         state.apply(at, purge, soft);
         self.changed();
         at
@@ -147,44 +165,61 @@ impl State {
     }
 
     fn judge(&self, key: &[u8], fields: &Fields, position: Position) -> Verdict {
-        if position < self.floor || self.hard.matches(key, fields, position) {
-            Verdict::Dead
-        } else if self.soft.matches(key, fields, position) {
-            Verdict::Stale
-        } else {
-            Verdict::Alive
+        if position < self.floor || self.hard.first(key, fields, position).is_some() {
+            return Verdict::Dead;
+        }
+        match self.soft.first(key, fields, position) {
+            Some(at) => Verdict::Stale(at),
+            None => Verdict::Alive,
         }
     }
 }
 
 impl Marks {
-    fn matches(&self, key: &[u8], fields: &Fields, position: Position) -> bool {
-        if self.all > position {
-            return true;
-        }
+    /// The first purge after `position` that reaches it, as far as is known: of each thing only the
+    /// last is.
+    fn first(&self, key: &[u8], fields: &Fields, position: Position) -> Option<Position> {
         let Some(url) = crate::key::parse(key) else {
-            return true;
+            return Some(position);
         };
+        let all = Some(self.all).filter(|all| *all > position);
+        let named = self.first_named(&url, fields, position);
+        let prefixed = self.first_prefixed(&url, position);
+        [all, named, prefixed].into_iter().flatten().min()
+    }
+
+    fn first_named(
+        &self,
+        url: &Parsed<'_>,
+        fields: &Fields,
+        position: Position,
+    ) -> Option<Position> {
+        if self.names.is_empty() {
+            return None;
+        }
+        let (host, path) = (url.host, url.path);
+        let target = match url.query {
+            Some(query) if !query.is_empty() => format!("{path}?{query}"),
+            _ => path.to_owned(),
+        };
+        let of_urls = [of_url(Some(host), &target), of_url(None, &target)];
+        let many = url.stands_for_many();
+        let of_paths = many.then(|| [of_path(Some(host), path), of_path(None, path)]);
+        of_urls
+            .into_iter()
+            .chain(of_paths.into_iter().flatten())
+            .chain(tags(fields).map(of_tag))
+            .map(|name| self.names.last(&name))
+            .filter(|last| *last > position)
+            .min()
+    }
+
+    fn first_prefixed(&self, url: &Parsed<'_>, position: Position) -> Option<Position> {
         let (host, path, query) = (url.host, url.path, url.query);
         let many = url.stands_for_many();
-        let named = |name: String| self.names.after(&name, position);
-        if !self.names.is_empty() {
-            let target = match query {
-                Some(query) if !query.is_empty() => format!("{path}?{query}"),
-                _ => path.to_owned(),
-            };
-            let by_path = || named(of_path(Some(host), path)) || named(of_path(None, path));
-            if named(of_url(Some(host), &target))
-                || named(of_url(None, &target))
-                || (many && by_path())
-                || tags(fields).any(|tag| named(of_tag(tag)))
-            {
-                return true;
-            }
-        }
         self.prefixes
             .range((position.next(), None, String::new())..)
-            .any(|(_, purged, prefix)| {
+            .find(|(_, purged, prefix)| {
                 let of_host = purged.as_deref().is_none_or(|purged| purged == host);
                 let prefix = match prefix.split_once('?') {
                     Some((prefix, _)) if many => return of_host && prefix == path,
@@ -197,6 +232,7 @@ impl Marks {
                         .unwrap_or(path)
                         .starts_with(prefix.as_str())
             })
+            .map(|(at, ..)| *at)
     }
 }
 
@@ -281,7 +317,7 @@ mod tests {
     fn a_purge_kills_what_began_before_it_and_nothing_after() {
         let log = PurgeLog::new();
         let before = entry("/a", "", log.head());
-        log.apply_local(url("/a"), false);
+        log.apply_local(url("/a"), false, Millis(0));
         let after = entry("/a", "", log.head());
         assert_eq!(log.judge(&before), Verdict::Dead);
         assert_eq!(log.judge(&after), Verdict::Alive);
@@ -321,7 +357,7 @@ mod tests {
             ),
         ] {
             let log = PurgeLog::new();
-            log.apply_local(purge.clone(), false);
+            log.apply_local(purge.clone(), false, Millis(0));
             assert_eq!(
                 log.judge(&entry(hit.0, hit.1, Position::default())),
                 Verdict::Dead,
@@ -334,19 +370,19 @@ mod tests {
             );
         }
         let log = PurgeLog::new();
-        log.apply_local(Purge::All, true);
+        log.apply_local(Purge::All, true, Millis(0));
         assert_eq!(
             log.judge(&entry("/x", "", Position::default())),
-            Verdict::Stale
+            Verdict::Stale(log.head())
         );
     }
 
     #[test]
     fn what_the_log_forgets_is_dead_and_what_was_never_purged_lives() {
         let log = PurgeLog::new();
-        log.apply_local(url("/old"), false);
+        log.apply_local(url("/old"), false, Millis(0));
         for at in 0..MAX_NAMES {
-            log.apply_local(url(&format!("/{at}")), false);
+            log.apply_local(url(&format!("/{at}")), false, Millis(0));
         }
         let judge = |target: &str| log.judge(&entry(target, "", Position::default()));
         assert_eq!(judge("/old"), Verdict::Dead);
@@ -385,15 +421,22 @@ mod tests {
                     Purge::Prefix { prefix, .. } => targets[which as usize].starts_with(prefix.as_str()),
                     Purge::All => true,
                 };
-                log.apply_local(purge, *soft);
+                let at = log.apply_local(purge, *soft, Millis(0));
                 if subject.is_some() && hits {
                     expected = match (expected, soft) {
                         (Verdict::Dead, _) | (_, false) => Verdict::Dead,
-                        _ => Verdict::Stale,
+                        _ => Verdict::Stale(at),
                     };
                 }
                 if let Some(subject) = &subject {
-                    prop_assert_eq!(log.judge(subject), expected);
+                    let judged = log.judge(subject);
+                    match (judged, expected) {
+                        // After several, any of them but one that came before the subject.
+                        (Verdict::Stale(judged), Verdict::Stale(last)) => {
+                            prop_assert!(judged > subject.head.position && judged <= last);
+                        }
+                        _ => prop_assert_eq!(judged, expected),
+                    }
                 }
             }
         }

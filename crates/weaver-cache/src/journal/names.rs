@@ -43,12 +43,10 @@ impl Names {
         self.by_name.is_empty()
     }
 
-    /// Whether the name was purged after this position.
-    pub(super) fn after(&self, name: &str, position: Position) -> bool {
-        match self.by_name.get(name) {
-            Some(at) => *at > position,
-            None => self.forgotten.after(name, position),
-        }
+    /// When the name was last purged, or later; the lowest position if it never was.
+    pub(super) fn last(&self, name: &str) -> Position {
+        let known = self.by_name.get(name).copied();
+        known.unwrap_or_else(|| self.forgotten.last(name))
     }
 }
 
@@ -73,9 +71,10 @@ impl Coarse {
         }
     }
 
-    fn after(&self, name: &str, position: Position) -> bool {
+    fn last(&self, name: &str) -> Position {
         let places = self.places_of(name);
-        !self.places.is_empty() && places.iter().all(|place| self.places[*place] > position)
+        let known = places.iter().filter_map(|place| self.places.get(*place));
+        known.min().copied().unwrap_or_default()
     }
 
     fn places_of(&self, name: &str) -> [usize; 2] {
@@ -104,16 +103,13 @@ mod tests {
         assert_eq!(names.by_name.len(), MAX_NAMES);
         assert_eq!(names.by_age.len(), MAX_NAMES);
         for number in 1..=count {
-            assert!(
-                names.after(&format!("n{number}"), at(number - 1)),
-                "{number}"
-            );
+            assert!(names.last(&format!("n{number}")) >= at(number), "{number}");
         }
         let wrong = (1..=10_000_u64)
-            .filter(|number| names.after(&format!("other{number}"), at(0)))
+            .filter(|number| names.last(&format!("other{number}")) > at(0))
             .count();
         assert!(wrong < 1000, "{wrong} of 10,000 that were never purged");
-        assert!(!names.after("n1", at(count)));
+        assert!(names.last("n1") <= at(count));
     }
 
     #[test]
@@ -122,8 +118,7 @@ mod tests {
         names.insert("a".into(), at(5));
         names.insert("a".into(), at(3));
         names.insert("a".into(), at(5));
-        assert!(names.after("a", at(4)));
-        assert!(!names.after("a", at(5)));
+        assert_eq!(names.last("a"), at(5));
         assert_eq!(names.by_age.len(), 1);
     }
 }

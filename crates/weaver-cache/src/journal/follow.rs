@@ -51,6 +51,15 @@ pub(super) struct Follow {
     pub(super) roster: Roster,
 }
 
+/// What was new to this node, as far as it matters to what it knew before.
+#[derive(Default)]
+struct News {
+    /// The first places of what was written again.
+    again: BTreeSet<Position>,
+    /// The last purge of everything.
+    emptied: Option<Position>,
+}
+
 impl Follow {
     pub(super) async fn run(mut self) {
         let mut failures = 0_u32;
@@ -183,33 +192,25 @@ impl Follow {
         let seen = self.writer.log.head();
         // As it is now: what is read next is not compared, and may push out what is.
         let known = self.writer.known.lock().clone();
+        let mut news = News::default();
         let mut there = Vec::new();
         if let Some((first, newest)) = known.range() {
+            // What is known may begin with what this node itself has written, before it has read
+            // what others wrote before.
+            self.apply_from(connection, &mut news, &format!("({first}"))
+                .await?;
             let (mut from, to) = (first.to_string(), newest.to_string());
             while let Some((last, batch)) = self.batch(connection, &from, &to).await? {
-                there.extend(batch);
+                for (position, item) in batch {
+                    self.apply(position, item.clone());
+                    there.push((position, item));
+                }
                 from = format!("({last}");
             }
         }
-        let mut last = known.range().map(|(_, newest)| newest).or(self.last);
-        let mut again = BTreeSet::new();
-        let mut is_emptied = false;
-        loop {
-            let from = match last {
-                Some(last) if last > Position::default() => format!("({last}"),
-                _ => "-".to_owned(),
-            };
-            let Some((end, batch)) = self.batch(connection, &from, "+").await? else {
-                break;
-            };
-            last = Some(end);
-            for (position, item) in batch {
-                again.extend(item.original());
-                is_emptied |= position > seen && item.purge() == Some((Purge::All, false));
-                self.apply(position, item);
-            }
-        }
-        let difference = known.compare(&there, &again);
+        self.apply_from(connection, &mut news, "+").await?;
+        let is_emptied = news.emptied.is_some_and(|emptied| emptied > seen);
+        let difference = known.compare(&there, &news.again);
         if difference.is_other {
             tracing::warn!("redis has lost the purge journal; the cache is emptied");
             (self.lost)();
@@ -224,20 +225,38 @@ impl Follow {
             self.last = Some(Position::default());
             return Ok(());
         }
-        self.mend(there, difference).await?;
-        self.last = last.or(self.last).or(Some(Position::default()));
+        self.mend(difference).await?;
+        self.last = self.last.or(Some(Position::default()));
         Ok(())
     }
 
-    /// Applies what stands between what was known, and writes again what is missing.
-    async fn mend(
+    /// Applies what comes after the last item that was applied, up to a place.
+    async fn apply_from(
         &mut self,
-        there: Vec<(Position, Item)>,
-        difference: Difference,
+        connection: &mut Exclusive,
+        news: &mut News,
+        to: &str,
     ) -> Result<(), PoolError> {
-        for (position, item) in there {
-            self.apply(position, item);
+        loop {
+            let from = match self.last {
+                Some(last) if last > Position::default() => format!("({last}"),
+                _ => "-".to_owned(),
+            };
+            let Some((_, batch)) = self.batch(connection, &from, to).await? else {
+                return Ok(());
+            };
+            for (position, item) in batch {
+                news.again.extend(item.original());
+                if item.purge() == Some((Purge::All, false)) {
+                    news.emptied = Some(position);
+                }
+                self.apply(position, item);
+            }
         }
+    }
+
+    /// Writes again what is missing.
+    async fn mend(&self, difference: Difference) -> Result<(), PoolError> {
         for (at, item) in difference.missing {
             self.writer.write_again(at, &item).await?;
         }

@@ -2,12 +2,13 @@
 
 mod answer;
 mod early;
+mod lead;
 mod origin;
+mod traits;
 
 use crate::{
     Principal, Rule,
-    entry::{Entry, MapFields},
-    fill::{self, Fill},
+    entry::MapFields,
     flight::{Joined, Lead},
     key::{self, Target},
     respond::CacheBody,
@@ -18,56 +19,20 @@ use actix_service::Service;
 use actix_web::{
     Error, HttpMessage,
     dev::{ServiceRequest, ServiceResponse},
-    error::ErrorInternalServerError,
-    http::{
-        Method,
-        header::{self, HeaderMap},
-    },
+    http::{Method, header},
 };
-use answer::{Follow, Served};
+use answer::Follow;
 use futures_util::future::LocalBoxFuture;
 use std::{rc::Rc, sync::Arc, time::Instant};
-use tokio::sync::oneshot;
+use traits::{Past, Traits, past};
 use weaver_cache_policy::{
-    Bypass, Millis, Outcome, invalidation,
+    Millis, Outcome,
     reuse::{self, Decision, Wishes},
-    status::{Forward, Member},
+    status::Member,
 };
 use weaver_metrics::Tier;
 
 pub(crate) type Response<B> = ServiceResponse<EitherBody<B, CacheBody>>;
-
-/// What the request's headers say, from one pass over them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Traits {
-    conditional: bool,
-    for_origin: bool,
-    range: bool,
-    directives: bool,
-    body: bool,
-    upgrade: bool,
-    authorization: bool,
-}
-
-impl Traits {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut traits = Self::default();
-        for (name, value) in headers {
-            match *name {
-                header::IF_NONE_MATCH | header::IF_MODIFIED_SINCE => traits.conditional = true,
-                header::IF_MATCH | header::IF_UNMODIFIED_SINCE => traits.for_origin = true,
-                header::RANGE => traits.range = true,
-                header::CACHE_CONTROL | header::PRAGMA => traits.directives = true,
-                header::CONTENT_LENGTH => traits.body |= value.as_bytes() != b"0",
-                header::TRANSFER_ENCODING => traits.body = true,
-                header::UPGRADE => traits.upgrade = true,
-                header::AUTHORIZATION => traits.authorization = true,
-                _ => {}
-            }
-        }
-        traits
-    }
-}
 
 /// One request, with all that its answer depends on besides the store.
 struct Exchange<S> {
@@ -158,31 +123,6 @@ where
         }
     }
     Begun::Later(Box::pin(exchange.run(req, found)))
-}
-
-/// Ways past the cache.
-enum Past {
-    Unsafe,
-    Bypass(Bypass, Forward),
-}
-
-fn past(shared: &Shared, rule: &Rule, req: &ServiceRequest, traits: Traits) -> Option<Past> {
-    let method = req.method();
-    if invalidation::is_unsafe(method.as_str()) {
-        Some(Past::Unsafe)
-    } else if !shared.config.cache_methods.contains(method)
-        || !matches!(*method, Method::GET | Method::HEAD)
-    {
-        Some(Past::Bypass(Bypass::Method, Forward::Method))
-    } else if rule.bypasses(req.headers()) {
-        Some(Past::Bypass(Bypass::Rule, Forward::Bypass))
-    } else if traits.upgrade || traits.body {
-        Some(Past::Bypass(Bypass::NotPlain, Forward::Bypass))
-    } else if traits.for_origin {
-        Some(Past::Bypass(Bypass::Precondition, Forward::Request))
-    } else {
-        None
-    }
 }
 
 fn keyed(shared: &Shared, rule: &Rule, req: &ServiceRequest) -> (key::Keyed, bool) {
@@ -364,102 +304,4 @@ impl<S> Exchange<S> {
         };
         reuse::decide(&lifetime(entry, found.softly_purged), &self.wishes, now)
     }
-
-    /// Why the request goes forward, given what memory had.
-    fn forward(&self, found: &Found) -> Forward {
-        match (&found.entry, &found.index) {
-            (Some(_), _) if self.wishes.no_cache => Forward::Request,
-            (Some(_), _) if self.traits.directives && found_fresh(self, found) => Forward::Request,
-            (Some(_), _) => Forward::Stale,
-            (None, Some(_)) => Forward::VaryMiss,
-            (None, None) => Forward::UriMiss,
-        }
-    }
-
-    /// The client gets what is stored, and the request goes on to refresh it: stale (RFC 5861 §3), or
-    /// soon to be.
-    fn answer_and_refresh<B>(
-        self,
-        req: ServiceRequest,
-        entry: Arc<Entry>,
-        found: Found,
-        outcome: Outcome,
-    ) -> Response<B>
-    where
-        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-        B: MessageBody + 'static,
-    {
-        let now = self.shared.now();
-        let flight_key = self
-            .shared
-            .flight_key(&self.exact, found.index.as_ref(), req.headers());
-        let position = self.shared.log.head();
-        let lead = match self.shared.flights.join(&flight_key, position) {
-            Joined::Leads(lead) if *req.method() == Method::GET && !self.traits.range => lead,
-            _ => return self.answer(req, &entry, Tier::Memory, outcome, now),
-        };
-        let client = fill::stand_in(&req);
-        let served = Served {
-            tier: Tier::Memory,
-            outcome,
-            now,
-            member: Member::default(),
-        };
-        let response = self.serve(req.method(), req.headers(), &entry, served);
-        let service = Rc::clone(&self.service);
-        let fill = self.fill(lead, found);
-        actix_rt::spawn(fill.run(service, req, None));
-        answer::with(client, response)
-    }
-
-    fn fill(&self, lead: Lead, found: Found) -> Fill {
-        let forward = self.forward(&found);
-        Fill {
-            shared: Arc::clone(&self.shared),
-            rule: Arc::clone(&self.rule),
-            exact: self.exact.clone(),
-            key: self.key.clone(),
-            partitioned: self.partitioned,
-            authenticated: (self.principal || self.traits.authorization)
-                && !self.rule.credentials_in_key(),
-            wishes: self.wishes,
-            forward,
-            lead,
-            lease: None,
-            stored: found.entry,
-            softly_purged: found.softly_purged,
-            index: found.index,
-            ranged: self.traits.range,
-            early: self.early,
-        }
-    }
-
-    async fn lead<B>(
-        self,
-        req: ServiceRequest,
-        lead: Lead,
-        found: Found,
-    ) -> Result<Response<B>, Error>
-    where
-        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
-        B: MessageBody + 'static,
-    {
-        // The fill takes the client's conditions off the request; they still shape this answer.
-        let own_headers = self.traits.conditional.then(|| req.headers().clone());
-        let (reply, answer) = oneshot::channel();
-        let fill = self.fill(lead, found);
-        actix_rt::spawn(fill.run(Rc::clone(&self.service), req, Some(reply)));
-        let Ok(reply) = answer.await else {
-            return Err(ErrorInternalServerError("the handler did not answer"));
-        };
-        self.deliver(reply, own_headers)
-    }
-}
-
-fn found_fresh<S>(exchange: &Exchange<S>, found: &Found) -> bool {
-    let now = exchange.shared.now();
-    found
-        .entry
-        .as_ref()
-        .is_some_and(|entry| entry.head.lifetime.ttl(now) > 0)
 }

@@ -7,19 +7,20 @@
 
 mod cluster;
 mod confirm;
+mod judge;
 mod keep;
 mod remote;
+mod rest;
 
 use crate::{
     Detached, OriginUnreachable, Replaceable, Rule,
-    entry::{Entry, Head, Index, MapFields, Remote, StoredFields},
+    entry::{Entry, Head, Index, StoredFields},
     flight::{Landing, Lead, Reader},
     key::KeyBytes,
     lease::Lease,
-    partial,
-    shared::{Found, Shared, lifetime},
+    shared::Shared,
 };
-use actix_http::body::{BodySize, MessageBody};
+use actix_http::body::MessageBody;
 use actix_service::Service;
 use actix_web::{
     Error, HttpMessage, HttpRequest,
@@ -32,13 +33,13 @@ use actix_web::{
 };
 use cluster::Turn;
 use keep::Begun;
+use remote::{Held, outcome_of};
 use std::{rc::Rc, sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 use weaver_cache_policy::{
-    Bypass, Lifetime, Millis, Outcome,
-    reuse::{self, Decision, Failure, Wishes},
+    Bypass, Millis, Outcome,
+    reuse::{Decision, Failure, Wishes},
     status::{Forward, Member},
-    store::{self, Answered, Asked},
     validation,
 };
 use weaver_metrics::Tier;
@@ -55,20 +56,6 @@ pub(crate) enum Reply<B> {
     Held(HttpRequest, Arc<Head>, Reader, Outcome, u64),
     /// The handler's error.
     Refused(Error),
-}
-
-/// What Redis has of a response.
-enum Held {
-    Here(Arc<Entry>),
-    InParts(Arc<Remote>),
-}
-
-fn outcome_of(decision: Decision) -> Outcome {
-    if decision == Decision::Fresh {
-        Outcome::Hit
-    } else {
-        Outcome::Stale
-    }
 }
 
 type Sender<B> = Option<oneshot::Sender<Reply<B>>>;
@@ -247,96 +234,6 @@ impl Fill {
         send(reply, answer);
     }
 
-    /// A stored beginning of what is asked for; the request is then one for the rest.
-    async fn stored_beginning(&self, req: &mut ServiceRequest) -> Option<Arc<Entry>> {
-        if self.stored.is_some() || self.wishes.no_cache {
-            return None;
-        }
-        let key = partial::key(&self.key);
-        let mut part = self
-            .shared
-            .find(Tier::Memory, &key, req.headers())
-            .await
-            .entry;
-        // With a memory tier a part of this node's own is there; one in Redis alone is looked for
-        // only where there is none, since every first request would pay for it.
-        if part.is_none() && self.shared.memory.is_none() {
-            let found = self.shared.find(Tier::Redis, &key, req.headers()).await;
-            part = self.shared.complete(found).await.entry;
-        }
-        let part = part?;
-        let fresh = part.head.lifetime.ttl(self.shared.now()) > 0;
-        (fresh && partial::ask_for_rest(&part, req.headers_mut())).then_some(part)
-    }
-
-    /// The length and lifetime of the whole that a stored beginning and this rest make, if they may
-    /// be combined and the whole may be stored.
-    fn whole_of<B>(
-        &self,
-        part: &Entry,
-        rest: &ServiceResponse<B>,
-        times: &Times,
-    ) -> Option<(u64, Lifetime)> {
-        let whole = partial::completes(part, rest.headers())?;
-        let (asked, fields) = (rest.request().headers(), MapFields(rest.headers()));
-        let lifetime = self.lifetime(StatusCode::OK, asked, &fields, times).ok()?;
-        Some((whole, lifetime))
-    }
-
-    /// Looks for a usable response in Redis; remembers there what may be validated.
-    async fn look_into_redis(&mut self, req: &ServiceRequest) -> Option<(Held, Decision)> {
-        if self.ranged {
-            return None;
-        }
-        self.shared.redis.as_ref()?;
-        let found = self
-            .shared
-            .find_equivalent(Tier::Redis, &mut self.key, req.headers())
-            .await;
-        let found = match self.streamable(&found) {
-            Some(streamable) => {
-                self.shared.promote(&self.key, &found).await;
-                self.index = found.index.or_else(|| self.index.take());
-                return Some(streamable);
-            }
-            None => self.shared.complete(found).await,
-        };
-        self.shared.promote(&self.key, &found).await;
-        let Found {
-            entry,
-            softly_purged,
-            index,
-            ..
-        } = found;
-        self.index = index.or_else(|| self.index.take());
-        let entry = entry?;
-        let lifetime = lifetime(&entry, softly_purged);
-        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
-        let newer =
-            |known: &Arc<Entry>| known.head.lifetime.received_at >= entry.head.lifetime.received_at;
-        // What is refreshed early is not refreshed by itself.
-        let same = self.early && self.stored.as_ref().is_some_and(newer);
-        if decision != Decision::Revalidate && !same {
-            self.softly_purged = softly_purged;
-            return Some((Held::Here(entry), decision));
-        }
-        if !self.stored.as_ref().is_some_and(newer) {
-            self.stored = Some(entry);
-            self.softly_purged = softly_purged;
-            self.forward = Forward::Stale;
-        }
-        None
-    }
-
-    /// A response in parts that answers as it is, and need not be here whole for that.
-    fn streamable(&self, found: &Found) -> Option<(Held, Decision)> {
-        let remote = found.remote.as_ref()?;
-        let lifetime = lifetime(&remote.entry, found.softly_purged);
-        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
-        (matches!(decision, Decision::Fresh | Decision::Stale) && !self.early)
-            .then(|| (Held::InParts(Arc::clone(remote)), decision))
-    }
-
     /// A response has come: it replaces, confirms or is replaced by what is stored.
     pub(crate) async fn received<B>(
         mut self,
@@ -398,59 +295,6 @@ impl Fill {
         if let Some(lease) = self.lease.take() {
             lease.pass(self.shared.config.hit_for_miss);
         }
-    }
-
-    fn may_replace(&self, stored: &Entry, now: Millis, failure: Failure) -> bool {
-        let lifetime = lifetime(stored, self.softly_purged);
-        // One error is no better than another.
-        !stored.head.status.is_server_error()
-            && reuse::may_replace_error(&lifetime, &self.wishes, now, failure)
-    }
-
-    fn assess<B: MessageBody>(
-        &self,
-        res: &ServiceResponse<B>,
-        times: &Times,
-    ) -> Result<Lifetime, Bypass> {
-        let partial = res.status() == StatusCode::PARTIAL_CONTENT;
-        if partial && !(self.ranged && partial::is_storable(res.headers())) {
-            return Err(Bypass::Partial);
-        }
-        let lifetime = self.lifetime(
-            res.status(),
-            res.request().headers(),
-            &MapFields(res.headers()),
-            times,
-        )?;
-        match res.response().body().size() {
-            BodySize::Sized(bytes) if bytes > self.shared.config.max_object => {
-                Err(Bypass::TooLarge)
-            }
-            _ => Ok(lifetime),
-        }
-    }
-
-    fn lifetime(
-        &self,
-        status: StatusCode,
-        request: &HeaderMap,
-        fields: &impl weaver_cache_policy::Headers,
-        times: &Times,
-    ) -> Result<Lifetime, Bypass> {
-        store::assess(
-            &self.rule.policy,
-            &Asked {
-                headers: &MapFields(request),
-                authenticated: self.authenticated,
-                partitioned: self.partitioned,
-            },
-            &Answered {
-                status: status.as_u16(),
-                headers: fields,
-                requested_at: times.requested_at,
-                received_at: times.received_at,
-            },
-        )
     }
 
     /// A response that is not stored goes to the client whose request it answers, as it comes.

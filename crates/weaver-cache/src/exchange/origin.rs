@@ -1,6 +1,6 @@
 //! Requests that go to the origin whatever is stored, and what their responses do to the store.
 
-use super::{Exchange, Response, Traits, count};
+use super::{Exchange, Response, count, traits::Traits};
 use crate::{
     Rule,
     entry::{MapFields, StoredFields},

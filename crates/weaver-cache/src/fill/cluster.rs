@@ -1,6 +1,6 @@
 //! Whose turn it is to fetch, among the nodes that share a Redis.
 
-use super::{Fill, Held};
+use super::{Fill, remote::Held};
 use crate::{
     entry::Entry,
     journal::Verdict,

@@ -1,16 +1,93 @@
-//! What Redis has in parts: sent on to all who wait as it comes, then taken into memory.
+//! What Redis has: an answer, something to validate, or a body in parts, which is sent on to all who
+//! wait as it comes, then taken into memory.
 
 use super::{Fill, Reply, Sender, send};
 use crate::{
-    entry::Remote,
+    entry::{Entry, Remote},
     flight::{Broken, Landing},
-    shared::Found,
+    shared::{Found, lifetime},
 };
 use actix_web::dev::ServiceRequest;
 use std::sync::Arc;
-use weaver_cache_policy::Outcome;
+use weaver_cache_policy::{
+    Outcome,
+    reuse::{self, Decision},
+    status::Forward,
+};
+use weaver_metrics::Tier;
+
+/// What Redis has of a response.
+pub(super) enum Held {
+    Here(Arc<Entry>),
+    InParts(Arc<Remote>),
+}
+
+pub(super) fn outcome_of(decision: Decision) -> Outcome {
+    if decision == Decision::Fresh {
+        Outcome::Hit
+    } else {
+        Outcome::Stale
+    }
+}
 
 impl Fill {
+    /// Looks for a usable response in Redis; remembers there what may be validated.
+    pub(super) async fn look_into_redis(
+        &mut self,
+        req: &ServiceRequest,
+    ) -> Option<(Held, Decision)> {
+        if self.ranged {
+            return None;
+        }
+        self.shared.redis.as_ref()?;
+        let found = self
+            .shared
+            .find_equivalent(Tier::Redis, &mut self.key, req.headers())
+            .await;
+        let found = match self.streamable(&found) {
+            Some(streamable) => {
+                self.shared.promote(&self.key, &found).await;
+                self.index = found.index.or_else(|| self.index.take());
+                return Some(streamable);
+            }
+            None => self.shared.complete(found).await,
+        };
+        self.shared.promote(&self.key, &found).await;
+        let Found {
+            entry,
+            softly_purged,
+            index,
+            ..
+        } = found;
+        self.index = index.or_else(|| self.index.take());
+        let entry = entry?;
+        let lifetime = lifetime(&entry, softly_purged);
+        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
+        let newer =
+            |known: &Arc<Entry>| known.head.lifetime.received_at >= entry.head.lifetime.received_at;
+        // What is refreshed early is not refreshed by itself.
+        let same = self.early && self.stored.as_ref().is_some_and(newer);
+        if decision != Decision::Revalidate && !same {
+            self.softly_purged = softly_purged;
+            return Some((Held::Here(entry), decision));
+        }
+        if !self.stored.as_ref().is_some_and(newer) {
+            self.stored = Some(entry);
+            self.softly_purged = softly_purged;
+            self.forward = Forward::Stale;
+        }
+        None
+    }
+
+    /// A response in parts that answers as it is, and need not be here whole for that.
+    fn streamable(&self, found: &Found) -> Option<(Held, Decision)> {
+        let remote = found.remote.as_ref()?;
+        let lifetime = lifetime(&remote.entry, found.softly_purged);
+        let decision = reuse::decide(&lifetime, &self.wishes, self.shared.now());
+        (matches!(decision, Decision::Fresh | Decision::Stale) && !self.early)
+            .then(|| (Held::InParts(Arc::clone(remote)), decision))
+    }
+
     /// Gives the request back if the parts are not there after all.
     pub(super) async fn stream_parts<B>(
         &mut self,

@@ -2,7 +2,10 @@ use crate::{client, field, ok};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::{io::AsyncWriteExt as _, time::sleep};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
+};
 use weaver_tests::{Gateway, Origin};
 
 #[tokio::test]
@@ -171,5 +174,55 @@ async fn what_comes_later_says_so() -> Result<()> {
     let answer = client().get(gateway.admin_url("/dashboard")).send().await?;
     assert_eq!(answer.status(), 501);
     assert!(answer.text().await?.contains("later version"));
+    Ok(())
+}
+
+/// Without the token only probes, metrics and the description answer; what is not there is no
+/// exception, and a body is refused before it is read.
+#[tokio::test]
+async fn without_the_token_only_probes_metrics_and_the_description_answer() -> Result<()> {
+    let gateway = Gateway::start("[admin]\ntoken = \"t0k3n\"\n").await?;
+    for path in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
+        let answer = client().get(gateway.admin_url(path)).send().await?;
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+    let guarded = [
+        ("POST", "/purge"),
+        ("POST", "/warm"),
+        ("GET", "/warm"),
+        ("GET", "/warm/1"),
+        ("GET", "/hottest"),
+        ("GET", "/entry?url=http://h/"),
+        ("POST", "/agents"),
+        ("GET", "/agents"),
+        ("GET", "/agents/a"),
+        ("DELETE", "/agents/a"),
+        ("POST", "/agents/a/heartbeat"),
+        ("GET", "/agent-stats"),
+        ("GET", "/agent-events"),
+        ("GET", "/model-cache"),
+        ("DELETE", "/model-cache"),
+        ("GET", "/dashboard"),
+        ("GET", "/nothing"),
+    ];
+    for (method, path) in guarded {
+        let method = reqwest::Method::from_bytes(method.as_bytes())?;
+        let url = gateway.admin_url(path);
+        let asked = client().request(method.clone(), &url).send().await?;
+        assert_eq!(asked.status(), 401, "{method} {path}");
+        assert_eq!(
+            field(&asked, "www-authenticate"),
+            "Bearer realm=\"weaver-admin\""
+        );
+        let asked = client().request(method.clone(), &url).bearer_auth("t0k3n");
+        let status = asked.send().await?.status();
+        assert!(status != 401 && status != 403, "{method} {path}: {status}");
+    }
+    let head = "POST /warm HTTP/1.1\r\nhost: h\r\ncontent-length: 1000000\r\n\r\n";
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", gateway.admin())).await?;
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"HTTP/1.1 401");
     Ok(())
 }

@@ -10,8 +10,14 @@ pub(crate) use agents::MAX_STREAMS;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
-    HttpRequest, HttpResponse, Resource, Route,
-    http::{StatusCode, header},
+    Error, HttpRequest, HttpResponse, Resource, Route,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        StatusCode,
+        header::{self, HeaderMap},
+    },
+    middleware::{Next, from_fn},
     web,
 };
 use std::sync::atomic::Ordering;
@@ -19,50 +25,57 @@ use subtle::ConstantTimeEq;
 use weaver_metrics::report::Status;
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
-    // A resource answers other methods with 405; a route alone would leave them to the default.
-    let mut at = |path: &str, routes: Vec<Route>| {
-        let resource = routes
-            .into_iter()
-            .fold(web::resource(path), Resource::route);
-        config.service(resource);
-    };
-    at("/livez", vec![web::get().to(livez)]);
-    at("/readyz", vec![web::get().to(readyz)]);
-    at("/metrics", vec![web::get().to(metrics)]);
-    at("/purge", vec![web::post().to(purge::purge)]);
-    at("/warm/{job}", vec![web::get().to(warm::progress)]);
-    at("/hottest", vec![web::get().to(warm::hottest)]);
-    at("/entry", vec![web::get().to(entry::entry)]);
-    at("/openapi.json", vec![web::get().to(agents::description)]);
     let agents = vec![
         web::post().to(agents::register),
         web::get().to(agents::list),
     ];
-    at("/agents", agents);
     let one = vec![
         web::get().to(agents::find_one),
         web::delete().to(agents::remove),
     ];
-    at("/agents/{agent_id}", one);
-    let heartbeat = vec![web::post().to(agents::heartbeat)];
-    at("/agents/{agent_id}/heartbeat", heartbeat);
     let answers = vec![
         web::get().to(models::stats),
         web::delete().to(models::clear),
     ];
-    at("/model-cache", answers);
-    at("/agent-stats", vec![web::get().to(agents::stats)]);
-    at("/agent-events", vec![web::get().to(agents::events)]);
-    let dashboard = web::get().to(|req, state| later(req, state, "dashboard"));
-    at("/dashboard", vec![dashboard]);
+    let warm = vec![web::post().to(warm::begin), web::get().to(warm::list)];
+    let warm = resource("/warm", warm).app_data(web::PayloadConfig::new(warm::MAX_BODY));
+    let heartbeat = vec![web::post().to(agents::heartbeat)];
     config
+        .service(resource("/livez", vec![web::get().to(livez)]))
+        .service(resource("/readyz", vec![web::get().to(readyz)]))
+        .service(resource("/metrics", vec![web::get().to(metrics)]))
+        .service(resource(
+            "/openapi.json",
+            vec![web::get().to(agents::description)],
+        ))
         .service(
-            web::resource("/warm")
-                .app_data(web::PayloadConfig::new(warm::MAX_BODY))
-                .route(web::post().to(warm::begin))
-                .route(web::get().to(warm::list)),
-        )
-        .default_service(web::to(nothing));
+            // What is left is for operators, what is not there too: a new one is not open by mistake.
+            web::scope("")
+                .wrap(from_fn(operators))
+                .service(resource("/purge", vec![web::post().to(purge::purge)]))
+                .service(warm)
+                .service(resource("/warm/{job}", vec![web::get().to(warm::progress)]))
+                .service(resource("/hottest", vec![web::get().to(warm::hottest)]))
+                .service(resource("/entry", vec![web::get().to(entry::entry)]))
+                .service(resource("/agents", agents))
+                .service(resource("/agents/{agent_id}", one))
+                .service(resource("/agents/{agent_id}/heartbeat", heartbeat))
+                .service(resource("/model-cache", answers))
+                .service(resource("/agent-stats", vec![web::get().to(agents::stats)]))
+                .service(resource(
+                    "/agent-events",
+                    vec![web::get().to(agents::events)],
+                ))
+                .service(resource("/dashboard", vec![web::get().to(dashboard)]))
+                .default_service(web::to(nothing)),
+        );
+}
+
+/// A resource answers other methods with 405; a route alone would leave them to the default.
+fn resource(path: &str, routes: Vec<Route>) -> Resource {
+    routes
+        .into_iter()
+        .fold(web::resource(path), Resource::route)
 }
 
 async fn livez() -> HttpResponse {
@@ -101,24 +114,35 @@ async fn nothing() -> HttpResponse {
     )
 }
 
-async fn later(req: HttpRequest, state: web::Data<State>, what: &'static str) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+async fn dashboard() -> HttpResponse {
     problem(
         StatusCode::NOT_IMPLEMENTED,
-        &format!("/{what} comes in a later version"),
+        "/dashboard comes in a later version",
     )
 }
 
+/// Lets nobody pass without the token, before anything of a body is read.
+async fn operators(
+    req: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let refused = match req.app_data::<web::Data<State>>() {
+        Some(state) => refusal(req.headers(), state),
+        None => Some(HttpResponse::InternalServerError().finish()),
+    };
+    match refused {
+        Some(refused) => Ok(req.into_response(refused).map_into_right_body()),
+        None => Ok(next.call(req).await?.map_into_left_body()),
+    }
+}
+
 /// What a request without the right bearer token gets; tokens are compared in constant time.
-fn refusal(req: &HttpRequest, state: &State) -> Option<HttpResponse> {
+fn refusal(headers: &HeaderMap, state: &State) -> Option<HttpResponse> {
     let token = state.config.admin.token.as_bytes();
     if token.is_empty() {
         return None;
     }
-    let given = req
-        .headers()
+    let given = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
         .unwrap_or_default();

@@ -1,6 +1,5 @@
 //! `/agents`: registers, lists, finds, heartbeats and removes agents.
 
-use super::refusal;
 use crate::{problem::problem, state::State};
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -110,14 +109,7 @@ fn answer(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     ),
     security((), ("token" = []))
 )]
-pub(super) async fn register(
-    req: HttpRequest,
-    state: web::Data<State>,
-    body: Bytes,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn register(state: web::Data<State>, body: Bytes) -> HttpResponse {
     let agent = match serde_json::from_slice::<Registration>(&body) {
         Ok(agent) => agent,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -201,9 +193,6 @@ impl Listed {
     security((), ("token" = []))
 )]
 pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
     let listed = match Listed::read(req.query_string()) {
         Ok(listed) => listed,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
@@ -241,14 +230,7 @@ pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpRespo
     ),
     security((), ("token" = []))
 )]
-pub(super) async fn find_one(
-    req: HttpRequest,
-    state: web::Data<State>,
-    id: web::Path<String>,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn find_one(state: web::Data<State>, id: web::Path<String>) -> HttpResponse {
     match state.agents.get_agent_info(&id).await {
         Ok(Some(agent)) => answer(StatusCode::OK, &agent),
         Ok(None) => failed(&RegistryError::NotRegistered(id.into_inner())),
@@ -267,14 +249,7 @@ pub(super) async fn find_one(
     ),
     security((), ("token" = []))
 )]
-pub(super) async fn remove(
-    req: HttpRequest,
-    state: web::Data<State>,
-    id: web::Path<String>,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn remove(state: web::Data<State>, id: web::Path<String>) -> HttpResponse {
     match state.agents.unregister(&id).await {
         Ok(true) => HttpResponse::NoContent().finish(),
         Ok(false) => failed(&RegistryError::NotRegistered(id.into_inner())),
@@ -303,14 +278,10 @@ pub(super) struct Heartbeat {
     security((), ("token" = []))
 )]
 pub(super) async fn heartbeat(
-    req: HttpRequest,
     state: web::Data<State>,
     id: web::Path<String>,
     body: Bytes,
 ) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
     let heartbeat = if body.is_empty() {
         Ok(None)
     } else {
@@ -335,10 +306,7 @@ pub(super) async fn heartbeat(
     ),
     security((), ("token" = []))
 )]
-pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn stats(state: web::Data<State>) -> HttpResponse {
     match state.agents.get_stats().await {
         Ok(stats) => answer(StatusCode::OK, &stats),
         Err(error) => failed(&error),
@@ -359,9 +327,6 @@ pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResp
     security((), ("token" = []))
 )]
 pub(super) async fn events(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
     let after = match req.headers().get("last-event-id").map(|id| id.to_str()) {
         None => None,
         Some(id) => match id.ok().and_then(EventPosition::parse) {

@@ -1,6 +1,5 @@
 //! `GET /entry?url=`: what each tier has for a URL, and what would become of it.
 
-use super::refusal;
 use crate::{problem::problem, state::State, warm::header_line};
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -55,9 +54,6 @@ impl Asked {
 }
 
 pub(super) async fn entry(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
     let asked = match Asked::read(req.query_string()) {
         Ok(asked) => asked,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),

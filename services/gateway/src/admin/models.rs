@@ -1,12 +1,11 @@
 //! `/model-cache`: what the cache of models' answers has done, and its end.
 
-use super::refusal;
 use crate::{
     problem::problem,
     state::{State, model_snapshot},
 };
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -17,10 +16,7 @@ fn none() -> HttpResponse {
 }
 
 /// `GET /model-cache`: as in the JSON of `/metrics`, made anew.
-pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn stats(state: web::Data<State>) -> HttpResponse {
     match &state.models.cache {
         Some(cache) => HttpResponse::Ok()
             .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -30,10 +26,7 @@ pub(super) async fn stats(req: HttpRequest, state: web::Data<State>) -> HttpResp
 }
 
 /// `DELETE /model-cache`: all answers, in all nodes that share it, and those that are being fetched.
-pub(super) async fn clear(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn clear(state: web::Data<State>) -> HttpResponse {
     let Some(cache) = &state.models.cache else {
         return none();
     };

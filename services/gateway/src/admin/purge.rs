@@ -1,9 +1,8 @@
 //! `POST /purge`
 
-use super::refusal;
 use crate::{config::duration, problem::problem, state::State};
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -105,14 +104,10 @@ impl Options {
 }
 
 pub(super) async fn purge(
-    req: HttpRequest,
     state: web::Data<State>,
     options: web::Query<Options>,
     body: web::Bytes,
 ) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
     let wait = match options.wait() {
         Ok(wait) => wait,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),

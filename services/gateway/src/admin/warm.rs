@@ -1,13 +1,12 @@
 //! `POST /warm`, and how far it is.
 
-use super::refusal;
 use crate::{
     problem::problem,
     state::State,
     warm::{MAX_URLS, Order, header_line, url},
 };
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpResponse,
     http::{StatusCode, header},
     web,
 };
@@ -57,14 +56,7 @@ impl WarmRequest {
     }
 }
 
-pub(super) async fn begin(
-    req: HttpRequest,
-    state: web::Data<State>,
-    body: web::Bytes,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn begin(state: web::Data<State>, body: web::Bytes) -> HttpResponse {
     let order = serde_json::from_slice::<WarmRequest>(&body)
         .map_err(|error| error.to_string())
         .and_then(WarmRequest::order);
@@ -81,22 +73,12 @@ pub(super) async fn begin(
     }
 }
 
-pub(super) async fn list(req: HttpRequest, state: web::Data<State>) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn list(state: web::Data<State>) -> HttpResponse {
     let jobs: Value = state.warmer.all().iter().map(|job| job.report()).collect();
     answer(StatusCode::OK, &json!({ "jobs": jobs }))
 }
 
-pub(super) async fn progress(
-    req: HttpRequest,
-    state: web::Data<State>,
-    id: web::Path<u64>,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn progress(state: web::Data<State>, id: web::Path<u64>) -> HttpResponse {
     match state.warmer.find(*id) {
         Some(job) => answer(StatusCode::OK, &job.report()),
         None => problem(StatusCode::NOT_FOUND, "no such job, or not any more"),
@@ -121,14 +103,7 @@ fn most() -> usize {
 }
 
 /// `GET /hottest?limit=100`
-pub(super) async fn hottest(
-    req: HttpRequest,
-    state: web::Data<State>,
-    query: web::Query<Most>,
-) -> HttpResponse {
-    if let Some(refused) = refusal(&req, &state) {
-        return refused;
-    }
+pub(super) async fn hottest(state: web::Data<State>, query: web::Query<Most>) -> HttpResponse {
     let Some(cache) = state.cache() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the cache is not up yet");
     };

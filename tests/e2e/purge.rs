@@ -205,12 +205,9 @@ async fn many_purges_are_read_in_few_questions() -> Result<()> {
     let redis = Redis::start().await?;
     let origin = Origin::constant(ok("x", "cache-control: max-age=60\r\n")).await?;
     let config = format!("{}{}", redis.section(), origin.route(""));
-    let (one, two) = (
-        Gateway::start(&config).await?,
-        Gateway::start(&config).await?,
-    );
-    for gateway in [&one, &two] {
-        gateway.ready_for_redis().await?;
+    let nodes = crate::nodes(2, &config).await?;
+    let (one, two) = (&nodes[0], &nodes[1]);
+    for gateway in &nodes {
         is_hit(gateway, "/a").await?;
     }
     let before = questions(&redis)?;
@@ -218,16 +215,15 @@ async fn many_purges_are_read_in_few_questions() -> Result<()> {
     futures_util::stream::iter(0..PURGES)
         .map(|number| {
             let path = format!("/other/{number}");
-            let one = &one;
             async move { purge(one, "", &json!({ "url": path })).await }
         })
         .buffer_unordered(64)
         .try_collect::<Vec<_>>()
         .await?;
-    assert!(is_hit(&two, "/a").await?);
-    let answer = purge(&one, "?wait=applied", &json!({ "url": "/a" })).await?;
+    assert!(is_hit(two, "/a").await?);
+    let answer = purge(one, "?wait=applied", &json!({ "url": "/a" })).await?;
     assert_eq!(answer["applied"], json!(true), "{answer}");
-    assert!(!is_hit(&two, "/a").await?);
+    assert!(!is_hit(two, "/a").await?);
     let asked = questions(&redis)? - before;
     // Of each node one in 5 ms, one in 100 ms without news, and a few at the end.
     let allowed = 2 * (began.elapsed().as_millis() / 5 + 20);

@@ -83,6 +83,14 @@ impl Lifetime {
 
     /// The same, with its freshness ended at that moment, if it had not ended before. What is granted
     /// beyond freshness counts from there.
+    ///
+    /// ```
+    /// use weaver_cache_policy::{Lifetime, Millis};
+    /// let received_at = Millis(1_000);
+    /// let lifetime = Lifetime { received_at, fresh_for: 60_000, ..Lifetime::default() };
+    /// let purged = lifetime.ended_at(Millis(5_000));
+    /// assert_eq!((lifetime.ttl(Millis(7_000)), purged.ttl(Millis(7_000))), (54_000, -2_000));
+    /// ```
     #[must_use]
     pub fn ended_at(self, moment: Millis) -> Self {
         let age = self

@@ -102,12 +102,12 @@ pub(crate) const MAX_VARIANTS: usize = 64;
 
 impl Index {
     /// The index with this variant in front.
-    pub(crate) fn with(mut self, variant: Variant) -> Self {
-        self.variants
-            .retain(|known| known.digest != variant.digest || known.names != variant.names);
-        self.variants.insert(0, variant);
-        self.variants.truncate(MAX_VARIANTS);
-        self
+    pub(crate) fn with(&self, variant: Variant) -> Self {
+        let newest = Self {
+            nonce: self.nonce,
+            variants: vec![variant],
+        };
+        newest.over(self)
     }
 
     /// The index with the variants of an earlier one behind its own, unless its nonce says that it

@@ -6,7 +6,6 @@ use actix_web::{
     http::header::{self, HeaderName},
 };
 use std::sync::Arc;
-use weaver_cache_policy::Millis;
 use weaver_cache_policy::invalidation::{Origin, same_origin_target};
 
 /// What a response to an unsafe request invalidates: the target URL and, on the same origin, those
@@ -31,7 +30,7 @@ pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
 /// a moment later.
 pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
     for purge in purges {
-        shared.log.apply_local(purge.clone(), false, Millis(0));
+        shared.purge_here(purge.clone(), false);
         if shared.journal.is_some() {
             let shared = Arc::clone(shared);
             actix_rt::spawn(async move {

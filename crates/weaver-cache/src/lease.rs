@@ -41,14 +41,8 @@ const RENEW: &str = "\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
-/// Takes a lease over from a holder, if it is still that one's.
-const TAKE: &str = "\
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1";
-
-/// Turns the holder's lease into a mark.
-const PASS: &str = "\
+/// Puts something else in place of a holder's lease: another holder, or a mark.
+const REPLACE: &str = "\
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1";
@@ -61,8 +55,7 @@ pub(crate) struct Leases {
     deadline: Duration,
     store: Script,
     renew: Script,
-    take: Script,
-    pass: Script,
+    replace: Script,
 }
 
 /// What stands under a lease's key.
@@ -109,8 +102,7 @@ impl Leases {
             deadline,
             store: Script::new(STORE),
             renew: Script::new(RENEW),
-            take: Script::new(TAKE),
-            pass: Script::new(PASS),
+            replace: Script::new(REPLACE),
         }
     }
 
@@ -159,7 +151,7 @@ impl Leases {
         let arguments: Vec<Value> = vec![from.0.into(), token.clone().into(), life.into()];
         let taken = self
             .pool
-            .run_script::<i64, _, _>(&self.take, vec![name], arguments)
+            .run_script::<i64, _, _>(&self.replace, vec![name], arguments)
             .await?;
         Ok((taken == 1).then(|| self.won(key, token)))
     }
@@ -265,7 +257,7 @@ impl Lease {
         let mark = signed_millis(marked_for);
         if mark > 0 {
             let arguments = vec![self.token.clone().into(), PASSED.into(), mark.into()];
-            self.end(self.leases.pass.clone(), arguments);
+            self.end(self.leases.replace.clone(), arguments);
         }
     }
 

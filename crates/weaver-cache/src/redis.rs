@@ -88,15 +88,7 @@ impl RedisTier {
             return None;
         }
         let name = key::redis_name(&inner.prefix, wanted);
-        let asked = name.clone();
-        let answer = inner
-            .pool
-            .command("GET")
-            .key(name.as_bytes())
-            .within(inner.deadline)
-            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
-            .await;
-        match answer {
+        match self.value(&name, inner.deadline).await {
             Ok(Some(bytes)) => {
                 let whole = compress::unpack(bytes, inner.most).await;
                 let record = whole.and_then(|bytes| codec::decode(&bytes, wanted));
@@ -112,6 +104,18 @@ impl RedisTier {
                 None
             }
         }
+    }
+
+    /// What stands under a name, as it is.
+    async fn value(&self, name: &str, within: Duration) -> Result<Option<Bytes>, PoolError> {
+        let asked = name.to_owned();
+        self.inner
+            .pool
+            .command("GET")
+            .key(name.as_bytes())
+            .within(within)
+            .once(|client| async move { client.get(asked).await })
+            .await
     }
 
     /// The leases by which the nodes agree on who fetches; `None` while the tier is closed.

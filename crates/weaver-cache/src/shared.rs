@@ -373,7 +373,7 @@ impl Shared {
         acknowledged: bool,
     ) -> Result<Position, PoolError> {
         let Some(redis) = &self.journal else {
-            return Ok(self.log.apply_local(purge, soft, self.now()));
+            return Ok(self.purge_here(purge, soft));
         };
         let written = redis.follower().append(&purge, soft, acknowledged).await;
         match &written {
@@ -381,10 +381,21 @@ impl Shared {
             // Not before it is known that the journal gives no place: a made-up one is below the
             // places that others get meanwhile, and what is fetched with it would escape them.
             Err(_) => {
-                self.log.apply_local(purge, soft, Millis(0));
+                self.purge_here(purge, soft);
             }
         }
         written
+    }
+
+    /// Purges in this node alone.
+    pub(crate) fn purge_here(&self, purge: Purge, soft: bool) -> Position {
+        // Where there is a journal it alone gives places a time: one of ours could be above those
+        // that it gives to others meanwhile.
+        let now = match self.journal {
+            Some(_) => Millis(0),
+            None => self.now(),
+        };
+        self.log.apply_local(purge, soft, now)
     }
 
     pub(crate) async fn is_marked(&self, key: &[u8]) -> bool {

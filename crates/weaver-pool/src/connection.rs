@@ -78,25 +78,8 @@ impl Connection {
         }
     }
 
-    /// Connects at once or not at all.
+    /// Connects at once or not at all; `attempt` says what becomes of it when it is lost.
     pub(crate) async fn establish(
-        config: &RedisPoolConfig,
-        target: &Target,
-        events: &Arc<Events>,
-    ) -> Result<Self, PoolError> {
-        Self::establish_as(config, target, events, Attempt::Once).await
-    }
-
-    /// Connects at once or not at all, and never again once it is lost.
-    pub(crate) async fn establish_only(
-        config: &RedisPoolConfig,
-        target: &Target,
-        events: &Arc<Events>,
-    ) -> Result<Self, PoolError> {
-        Self::establish_as(config, target, events, Attempt::Only).await
-    }
-
-    async fn establish_as(
         config: &RedisPoolConfig,
         target: &Target,
         events: &Arc<Events>,

@@ -7,6 +7,7 @@
 
 use crate::{
     PoolError, Protocol, RedisPool, RedisPoolConfig,
+    client::Attempt,
     cluster::Destination,
     connection::Connection,
     place::Waiting,
@@ -138,6 +139,19 @@ impl RedisPool {
     /// RESET; a server before 6.2 has none, and gets a new connection each time). In a cluster it is
     /// to any node; see [`exclusive_for`](Self::exclusive_for).
     ///
+    /// ```no_run
+    /// # async fn example(pool: weaver_pool::RedisPool) -> Result<(), weaver_pool::PoolError> {
+    /// use fred::{clients::Client, interfaces::KeysInterface};
+    /// let mut own = pool.exclusive().await?;
+    /// own.execute(|client: Client| async move { client.watch("stock").await })
+    ///     .await?;
+    /// // If it is lost from here on this is an error, and not a transaction without the WATCH.
+    /// own.execute(|client: Client| async move { client.unwatch().await })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`PoolError::Exhausted`] if all are lent out for longer than `acquire_timeout`,
@@ -169,7 +183,8 @@ impl RedisPool {
             Some(connection) => connection,
             None => {
                 let shared = &inner.shared;
-                Connection::establish_only(&shared.config, &target, &shared.events).await?
+                let (config, events) = (&shared.config, &shared.events);
+                Connection::establish(config, &target, events, Attempt::Only).await?
             }
         };
         Ok(Exclusive {

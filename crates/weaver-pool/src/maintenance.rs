@@ -9,7 +9,7 @@
 //! It alone changes which slots are full. It holds the group weakly, so that dropping the last handle
 //! ends it.
 
-use crate::{BreakerState, connection::Connection, group::Group};
+use crate::{BreakerState, client::Attempt, connection::Connection, group::Group};
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -74,8 +74,13 @@ async fn grow(group: &Arc<Group>) {
         return;
     }
     // Only a connection that is ready joins: growth must not spread callers over dead ones.
-    if let Ok(connection) =
-        Connection::establish(&group.shared.config, &group.target, &group.shared.events).await
+    if let Ok(connection) = Connection::establish(
+        &group.shared.config,
+        &group.target,
+        &group.shared.events,
+        Attempt::Once,
+    )
+    .await
     {
         group.slots.push(connection);
         group.shared.counters.opened();
@@ -123,7 +128,9 @@ async fn replace_silent(group: &Arc<Group>) {
 async fn replace_all(group: &Arc<Group>) {
     let shared = &group.shared;
     for old in group.slots.clients() {
-        let new = Connection::establish(&shared.config, &group.target, &shared.events).await;
+        let new =
+            Connection::establish(&shared.config, &group.target, &shared.events, Attempt::Once)
+                .await;
         if let Ok(new) = new
             && let Some(old) = group.slots.replace(&old, new)
         {

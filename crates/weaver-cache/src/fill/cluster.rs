@@ -78,6 +78,7 @@ impl Fill {
         Turn::Fetch
     }
 
+    /// Waits until another node's lease has ended, or can be taken over.
     async fn wait(&self, leases: &Leases, key: &[u8], began: Instant) -> Waited {
         let patience = self.shared.config.collapse_timeout;
         loop {

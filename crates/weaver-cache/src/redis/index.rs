@@ -8,7 +8,7 @@ use crate::{
     lease::Lease,
 };
 use bytes::Bytes;
-use fred::{interfaces::KeysInterface, types::Value};
+use fred::types::Value;
 use std::sync::Arc;
 use weaver_pool::PoolError;
 
@@ -40,8 +40,10 @@ impl RedisTier {
             return Ok(false);
         }
         let name = key::redis_name(&self.inner.prefix, of);
+        // Nobody waits for it: it has the time of a write.
+        let patience = self.inner.pool.config().socket_timeout;
         for _ in 0..ATTEMPTS {
-            let known = self.known(&name).await?;
+            let known = self.value(&name, patience).await?;
             let joined = match (&known, self.decoded(&known, of).await) {
                 (_, Some(earlier)) => Arc::new(index.over(&earlier)),
                 (None, None) => Arc::clone(index),
@@ -63,16 +65,6 @@ impl RedisTier {
         }
         let record = Record::Index(Arc::clone(of), Arc::clone(index));
         self.set(&record, life, None, true).await
-    }
-
-    async fn known(&self, name: &str) -> Result<Option<Bytes>, PoolError> {
-        let asked = name.to_owned();
-        self.inner
-            .pool
-            .command("GET")
-            .key(name.as_bytes())
-            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
-            .await
     }
 
     async fn decoded(&self, value: &Option<Bytes>, of: &[u8]) -> Option<Arc<Index>> {

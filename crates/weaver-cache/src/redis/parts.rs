@@ -65,12 +65,7 @@ impl RedisTier {
     /// The parts that what stands under a key leads to.
     pub(super) async fn parts_of(&self, key: &[u8]) -> Option<Parts> {
         let name = key::redis_name(&self.inner.prefix, key);
-        let asked = name.clone();
-        let read = self.inner.pool.command("GET").key(name.as_bytes());
-        let value = read
-            .within(self.inner.deadline)
-            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
-            .await;
+        let value = self.value(&name, self.inner.deadline).await;
         match codec::decode(&value.ok()??, key) {
             Some(Record::Remote(remote)) => Some(remote.parts),
             _ => None,
@@ -150,14 +145,7 @@ impl RedisTier {
     async fn part(&self, remote: &Remote, at: u64) -> Option<Bytes> {
         let inner = &*self.inner;
         let name = part_name(&inner.prefix, &remote.entry.key, &remote.parts, at);
-        let asked = name.clone();
-        let answer = inner
-            .pool
-            .command("GET")
-            .key(name.as_bytes())
-            .within(inner.deadline)
-            .once(|client| async move { client.get::<Option<Bytes>, _>(asked).await })
-            .await;
+        let answer = self.value(&name, inner.deadline).await;
         let wanted = remote.parts.range(at).len();
         let part = match answer {
             Ok(value) => match value {

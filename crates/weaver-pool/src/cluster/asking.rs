@@ -3,7 +3,7 @@
 //! Between the two no other command may slip in, and the pool's connections are shared. So each node
 //! has one connection for this, made when it is first needed, on which one caller at a time sends.
 
-use crate::{PoolError, connection::Connection, group::Group};
+use crate::{PoolError, client::Attempt, connection::Connection, group::Group};
 use fred::{
     clients::Client,
     error::Error as RedisError,
@@ -41,7 +41,12 @@ impl Asking {
         let connection = match line.take() {
             Some((connection, _)) if connection.is_connected() => connection,
             _ => {
-                let made = Connection::establish(&shared.config, &group.target, &shared.events);
+                let made = Connection::establish(
+                    &shared.config,
+                    &group.target,
+                    &shared.events,
+                    Attempt::Once,
+                );
                 timeout_at(until, made).await.map_err(late)??
             }
         };

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     PoolError, Topology,
+    client::Attempt,
     connection::Connection,
     group::Group,
     server::{Server, Target},
@@ -82,7 +83,7 @@ async fn look(state: &State) -> Option<Vec<Range>> {
             port: *port,
         };
         let target = Target::node(server.clone());
-        let made = Connection::establish(config, &target, &state.shared.events);
+        let made = Connection::establish(config, &target, &state.shared.events, Attempt::Once);
         match timeout(config.socket_connect_timeout.min(PATIENCE * 2), made).await {
             Ok(Ok(connection)) => {
                 if let Some(ranges) = ask(&connection, host, patience).await {

@@ -53,7 +53,7 @@ pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpRes
         return problem(StatusCode::BAD_REQUEST, what);
     };
     if let Some(upstream) = &caller.state.config.ask.upstream {
-        let mut response = proxy::ask(req, body, caller.admitted, upstream, caller.clients).await;
+        let mut response = proxy::ask(req, body, caller.context, upstream, caller.clients).await;
         response.headers_mut().append(
             header::HeaderName::from_static("cache-status"),
             HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),
@@ -108,7 +108,7 @@ async fn answer(caller: &Caller<'_>, question: Question) -> Result<HttpResponse,
 
 /// Who asks: the authenticated user, who may not ask for another.
 fn who(caller: &Caller<'_>, named: Option<&str>) -> Result<Who, Refusal> {
-    if let (Some(identity), Some(named)) = (&caller.admitted.identity, named)
+    if let (Some(identity), Some(named)) = (&caller.context.identity, named)
         && *identity.user != *named
     {
         let what = "user_id names another user than the credentials";

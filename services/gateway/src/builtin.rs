@@ -1,6 +1,6 @@
 //! The endpoints of the gateway's own: `/health`, `/whoami`, `/metrics`.
 
-use crate::{front::Admitted, problem::problem, state::State};
+use crate::{ingress::RequestContext, problem::problem, state::State};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
@@ -36,11 +36,11 @@ pub(crate) fn health(req: &HttpRequest, state: &State) -> HttpResponse {
     }))
 }
 
-pub(crate) fn whoami(req: &HttpRequest, admitted: &Admitted, state: &State) -> HttpResponse {
+pub(crate) fn whoami(req: &HttpRequest, context: &RequestContext, state: &State) -> HttpResponse {
     if let Some(refused) = unless_get(req) {
         return refused;
     }
-    HttpResponse::Ok().json(match &admitted.identity {
+    HttpResponse::Ok().json(match &context.identity {
         Some(identity) => json!({
             "authenticated": true,
             "user_id": &*identity.user,

@@ -2,7 +2,7 @@
 
 use crate::{
     ask, builtin,
-    front::Admitted,
+    ingress::RequestContext,
     model,
     problem::problem,
     proxy::{self, Clients},
@@ -18,23 +18,23 @@ pub(crate) async fn handle(
     state: web::Data<State>,
     clients: web::Data<Clients>,
 ) -> HttpResponse {
-    let admitted = req.extensions().get::<Rc<Admitted>>().cloned();
-    let Some(admitted) = admitted else {
-        // The front admits every request that comes here.
+    let context = req.extensions().get::<Rc<RequestContext>>().cloned();
+    let Some(context) = context else {
+        // Ingress admits every request that comes here.
         return problem(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the request was not admitted",
+            "the request was not context",
         );
     };
     let caller = model::Caller {
         req: &req,
-        admitted: &admitted,
+        context: &context,
         state: &state,
         clients: &clients,
     };
-    match admitted.matched.target.clone() {
+    match context.matched.target.clone() {
         Target::Health => builtin::health(&req, &state),
-        Target::Whoami => builtin::whoami(&req, &admitted, &state),
+        Target::Whoami => builtin::whoami(&req, &context, &state),
         Target::Metrics => builtin::metrics(&req, &state),
         Target::Ask => ask::handle(caller, payload).await,
         Target::Model(endpoint) => model::handle(caller, payload, endpoint).await,
@@ -43,7 +43,7 @@ pub(crate) async fn handle(
             proxy::forward(
                 &req,
                 payload.into_inner(),
-                &admitted,
+                &context,
                 &route,
                 &clients,
                 &state,

@@ -1,7 +1,7 @@
 //! The gateway: wiring of Weaver's crates into a service.
 //!
 //! ```text
-//! accept -> limits and host check -> request id, trace -> authenticate -> rate limit   (front)
+//! accept -> limits and host check -> request id, trace -> authenticate -> rate limit   (ingress)
 //!        -> cache look-up -> (hit) answer                                              (weaver-cache)
 //!                         -> (miss) fill task -> upstream or built-in handler          (handler, proxy)
 //! ```
@@ -11,7 +11,7 @@
 //! | [`config`] | what the gateway is told, checked as a whole |
 //! | `cli` | the command line |
 //! | `server` | listening, the connection's own I/O type, draining |
-//! | `front` | everything before the cache |
+//! | `ingress` | everything before the cache |
 //! | `routes` | which route and which cache rule a request has |
 //! | `auth`, `limit` | who it is, and how much they may ask |
 //! | `handler`, `builtin` | what answers behind the cache |
@@ -34,8 +34,8 @@ pub mod cli;
 pub mod config;
 mod convert;
 mod demo;
-mod front;
 mod handler;
+mod ingress;
 mod limit;
 mod model;
 mod problem;

@@ -7,7 +7,7 @@
 //!                                -> (uncacheable) fill task that records nothing
 //! ```
 //!
-//! In comes a call that was admitted; out goes an answer ([`served`]), streamed as it comes. The
+//! In comes a call that was context; out goes an answer ([`served`]), streamed as it comes. The
 //! fill task belongs to the gateway: a client that leaves does not end a fetch whose answer is to be
 //! recorded. What is recorded has come whole and is well-formed ([`record`]); a stream is replayed
 //! byte for byte. Nothing here goes through the HTTP response cache.
@@ -32,7 +32,7 @@ pub(crate) use served::{Head, How, Served};
 
 use crate::{
     config::{Config, ModelRouteConfig},
-    front::Admitted,
+    ingress::RequestContext,
     limit::Subject,
     proxy::{Clients, Upstreams},
     state::State,
@@ -113,7 +113,7 @@ impl Models {
 /// A call, and what it is answered with.
 pub(crate) struct Caller<'a> {
     pub(crate) req: &'a HttpRequest,
-    pub(crate) admitted: &'a Admitted,
+    pub(crate) context: &'a RequestContext,
     pub(crate) state: &'a web::Data<State>,
     pub(crate) clients: &'a Clients,
 }
@@ -216,7 +216,7 @@ async fn lead_fetch(
     let reservation = match &models.budgets {
         Some(budgets) => Some(
             budgets
-                .reserve(subject(caller.admitted), asked.prompt_estimate)
+                .reserve(subject(caller.context), asked.prompt_estimate)
                 .await?,
         ),
         None => None,
@@ -243,8 +243,8 @@ async fn lead_fetch(
 }
 
 /// Whose budget a call is on.
-fn subject(admitted: &Admitted) -> Subject {
-    match (&admitted.identity, admitted.client.address) {
+fn subject(context: &RequestContext) -> Subject {
+    match (&context.identity, context.client.address) {
         (Some(identity), _) => Subject::User(Arc::clone(&identity.user)),
         (None, Some(address)) => Subject::address(address),
         (None, None) => Subject::Address(std::net::IpAddr::from([0, 0, 0, 0])),

@@ -1,6 +1,6 @@
 //! The reverse proxy.
 //!
-//! In comes a request that was admitted and that no stored response answers; out goes the
+//! In comes a request that was context and that no stored response answers; out goes the
 //! upstream's response, streamed, or a problem that names the upstream. Each worker has its own
 //! clients ([`Clients`]), because hyper's connection tasks live on the worker that opened them; what
 //! is known of an upstream ([`Upstreams`]) is shared by all.

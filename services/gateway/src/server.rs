@@ -7,8 +7,8 @@ use crate::{
     admin,
     auth::Authenticator,
     config::Config,
-    front::Front,
     handler,
+    ingress::Ingress,
     limit::Limiter,
     model::Models,
     proxy::Clients,
@@ -175,7 +175,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         Some(pool) => CacheStore::with_redis(state.cache_metrics.clone(), pool.clone()),
         None => CacheStore::memory(state.cache_metrics.clone()),
     };
-    let cache = ResponseCache::with_rules(state.config.cache.clone(), store, crate::front::rule_of);
+    let cache =
+        ResponseCache::with_rules(state.config.cache.clone(), store, crate::ingress::rule_of);
     *state.cache.write() = Some(cache.handle());
 
     let (drain, draining) = watch::channel(false);
@@ -234,7 +235,7 @@ fn serve_public(
             .app_data(web::Data::from(Arc::clone(&state)))
             .app_data(web::Data::new(clients))
             .wrap(cache.clone())
-            .wrap(Front::new(Arc::clone(&state)))
+            .wrap(Ingress::new(Arc::clone(&state)))
             .default_service(web::to(handler::handle));
         let draining = draining.clone();
         let http = HttpService::build()

@@ -87,12 +87,12 @@ pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::Heade
     );
     put(
         "x-request-id",
-        caller.admitted.request_id.to_str().unwrap_or(""),
+        caller.context.request_id.to_str().unwrap_or(""),
     );
     // The client's own credentials are for the upstream only where nobody checks them here.
     let own = given
         .get("authorization")
-        .filter(|_| caller.admitted.identity.is_none());
+        .filter(|_| caller.context.identity.is_none());
     let authorization = match key {
         Some(ModelKey(key)) => http::HeaderValue::try_from(format!("Bearer {key}")).ok(),
         None => own.and_then(|own| http::HeaderValue::from_bytes(own.as_bytes()).ok()),

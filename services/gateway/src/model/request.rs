@@ -65,7 +65,7 @@ pub(crate) struct Who(pub(crate) Option<String>);
 impl Who {
     /// The authenticated user, or else whose credentials go to the upstream.
     pub(crate) fn of(caller: &Caller<'_>) -> Self {
-        if let Some(identity) = &caller.admitted.identity {
+        if let Some(identity) = &caller.context.identity {
             return Self(Some(format!("user {}", identity.user)));
         }
         let authorization = caller.req.headers().get("authorization");

@@ -97,7 +97,7 @@ impl Body for RequestBody {
     }
 }
 
-/// Where an upstream's trailers are left for the front to find.
+/// Where an upstream's trailers are left for ingress to find.
 #[derive(Clone, Default)]
 pub(crate) struct TrailerSlot(Rc<RefCell<Option<Vec<u8>>>>);
 

@@ -1,6 +1,6 @@
 //! Header fields between client and upstream.
 
-use crate::{convert, front::Admitted};
+use crate::{convert, ingress::RequestContext};
 use actix_web::{
     HttpRequest,
     http::header::{HeaderMap, HeaderName},
@@ -40,7 +40,7 @@ fn is_forwarding(name: &HeaderName) -> bool {
 /// (RFC 7239).
 pub(super) fn of_request(
     req: &HttpRequest,
-    admitted: &Admitted,
+    context: &RequestContext,
     host: Option<&str>,
     upgrade: bool,
 ) -> http::HeaderMap {
@@ -54,7 +54,7 @@ pub(super) fn of_request(
     } else {
         Vec::new()
     };
-    let client = &admitted.client;
+    let client = &context.client;
     for (name, value) in given {
         let text = name.as_str();
         if HOP_BY_HOP.contains(&text)
@@ -74,7 +74,7 @@ pub(super) fn of_request(
         .unwrap_or("");
     put(&mut fields, "host", host.unwrap_or(own_host), false);
     put(&mut fields, "via", "1.1 weaver", true);
-    if let Ok(id) = http::HeaderValue::from_bytes(admitted.request_id.as_bytes()) {
+    if let Ok(id) = http::HeaderValue::from_bytes(context.request_id.as_bytes()) {
         fields.insert("x-request-id", id);
     }
     forwarded(&mut fields, client.peer, own_host, client.https);

@@ -6,7 +6,9 @@ use super::{
     fields, tunnel,
     upstreams::{InFlight, Upstream},
 };
-use crate::{convert, front::Admitted, problem, routes::Route, server::wire::Wire, state::State};
+use crate::{
+    convert, ingress::RequestContext, problem, routes::Route, server::wire::Wire, state::State,
+};
 use actix_http::{Payload, body::BodySize};
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
@@ -113,7 +115,7 @@ fn none_healthy(route: &Route) -> HttpResponse {
 pub(crate) async fn forward(
     req: &HttpRequest,
     payload: Payload,
-    admitted: &Admitted,
+    context: &RequestContext,
     route: &Route,
     clients: &Clients,
     state: &State,
@@ -129,7 +131,7 @@ pub(crate) async fn forward(
     }
     let upgrade = req.headers().contains_key(header::UPGRADE);
     let has_body = has_body(req);
-    let fields = fields::of_request(req, admitted, config.host.as_deref(), upgrade);
+    let fields = fields::of_request(req, context, config.host.as_deref(), upgrade);
     let progress = Progress::new();
     let mut payload = Some(payload);
     let mut body = Some(if has_body && !upgrade {
@@ -189,12 +191,12 @@ pub(crate) async fn forward(
 pub(crate) async fn ask(
     req: &HttpRequest,
     question: Bytes,
-    admitted: &Admitted,
+    context: &RequestContext,
     upstream: &str,
     clients: &Clients,
 ) -> HttpResponse {
     const LIMIT: Duration = Duration::from_secs(120);
-    let mut fields = fields::of_request(req, admitted, None, false);
+    let mut fields = fields::of_request(req, context, None, false);
     let json = http::HeaderValue::from_static("application/json");
     fields.insert(http::header::CONTENT_TYPE, json);
     let body = RequestBody::Whole(Some(question));

@@ -10,7 +10,7 @@ use std::{
 };
 
 pin_project! {
-    pub(crate) struct FrontBody<B> {
+    pub(crate) struct IngressBody<B> {
         #[pin]
         inner: B,
         trailing: Option<Trailing>,
@@ -25,7 +25,7 @@ struct Trailing {
     ended: bool,
 }
 
-impl<B> FrontBody<B> {
+impl<B> IngressBody<B> {
     /// `slot` is there for a body whose trailers may come, and only a chunked one can have any.
     pub(super) fn new(inner: B, slot: Option<TrailerSlot>, wire: Option<Wire>) -> Self
     where
@@ -45,7 +45,7 @@ impl<B> FrontBody<B> {
     }
 }
 
-impl<B: MessageBody> MessageBody for FrontBody<B> {
+impl<B: MessageBody> MessageBody for IngressBody<B> {
     type Error = B::Error;
 
     fn size(&self) -> BodySize {

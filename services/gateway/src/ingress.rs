@@ -27,7 +27,7 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
-use body::FrontBody;
+use body::IngressBody;
 use client::Client;
 use pin_project_lite::pin_project;
 use std::{
@@ -46,7 +46,7 @@ use weaver_cache::{Principal, Rule};
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of a request once it is let in.
-pub(crate) struct Admitted {
+pub(crate) struct RequestContext {
     pub(crate) matched: Matched,
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) client: Client,
@@ -56,52 +56,52 @@ pub(crate) struct Admitted {
 /// The cache's rule for a request that was let in.
 pub(crate) fn rule_of(req: &ServiceRequest) -> Option<Arc<Rule>> {
     req.extensions()
-        .get::<Rc<Admitted>>()
-        .and_then(|admitted| admitted.matched.rule.clone())
+        .get::<Rc<RequestContext>>()
+        .and_then(|context| context.matched.rule.clone())
 }
 
-pub(crate) struct Front {
+pub(crate) struct Ingress {
     state: Arc<State>,
 }
 
-impl Front {
+impl Ingress {
     pub(crate) fn new(state: Arc<State>) -> Self {
         Self { state }
     }
 }
 
-impl<S, B> Transform<S, ServiceRequest> for Front
+impl<S, B> Transform<S, ServiceRequest> for Ingress
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>;
+    type Response = ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>;
     type Error = Error;
-    type Transform = FrontService<S>;
+    type Transform = IngressService<S>;
     type InitError = ();
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready_now(Ok(FrontService {
+        ready_now(Ok(IngressService {
             state: Arc::clone(&self.state),
             service,
         }))
     }
 }
 
-pub(crate) struct FrontService<S> {
+pub(crate) struct IngressService<S> {
     state: Arc<State>,
     service: S,
 }
 
-impl<S, B> Service<ServiceRequest> for FrontService<S>
+impl<S, B> Service<ServiceRequest> for IngressService<S>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>;
+    type Response = ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>;
     type Error = Error;
-    type Future = FrontFuture<S::Future>;
+    type Future = IngressFuture<S::Future>;
 
     forward_ready!(service);
 
@@ -109,9 +109,9 @@ where
         let started = Instant::now();
         let state = Arc::clone(&self.state);
         let request_id = request_id(req.headers());
-        let admitted = admit(&state, &req, request_id.clone());
-        let (admitted, budget) = match admitted {
-            Ok(admitted) => admitted,
+        let context = admit(&state, &req, request_id.clone());
+        let (context, budget) = match context {
+            Ok(context) => context,
             Err(refused) => {
                 let mut response = *refused;
                 finish_own(&state, response.headers_mut(), &request_id);
@@ -120,69 +120,69 @@ where
                     .metrics
                     .count(response.status().as_u16(), started.elapsed());
                 let response = req.into_response(response);
-                return FrontFuture::Refused {
+                return IngressFuture::Refused {
                     response: Some(response),
                 };
             }
         };
-        let admitted = Rc::new(admitted);
-        let after = After {
+        let context = Rc::new(context);
+        let finisher = ResponseFinisher {
             started,
             origin: cors::origin(&state.config.cors, req.headers()),
             log: state
                 .config
                 .telemetry
                 .access_log
-                .then(|| access_log(&req, &admitted)),
+                .then(|| access_log(&req, &context)),
             wire: req.conn_data::<Wire>().cloned(),
-            admitted: Rc::clone(&admitted),
+            context: Rc::clone(&context),
             budget,
             state,
         };
         {
             let mut extensions = req.extensions_mut();
-            if let Some(identity) = &admitted.identity {
+            if let Some(identity) = &context.identity {
                 extensions.insert(Principal(Arc::clone(&identity.user)));
             }
-            extensions.insert(admitted);
+            extensions.insert(context);
         }
-        FrontFuture::Inner {
+        IngressFuture::Inner {
             answer: self.service.call(req),
-            after: Some(after),
+            finisher: Some(finisher),
         }
     }
 }
 
 pin_project! {
-    /// A request's future in the front: refused at once, or with the cache and what is behind it.
-    #[project = FrontProject]
-    pub(crate) enum FrontFuture<F> {
+    /// A request's future in ingress: refused at once, or with the cache and what is behind it.
+    #[project = IngressProject]
+    pub(crate) enum IngressFuture<F> {
         Refused { response: Option<ServiceResponse> },
         Inner {
             #[pin]
             answer: F,
-            after: Option<After>,
+            finisher: Option<ResponseFinisher>,
         },
     }
 }
 
-impl<F, B> Future for FrontFuture<F>
+impl<F, B> Future for IngressFuture<F>
 where
     F: Future<Output = Result<ServiceResponse<B>, Error>>,
     B: MessageBody,
 {
-    type Output = Result<ServiceResponse<EitherBody<FrontBody<B>, BoxBody>>, Error>;
+    type Output = Result<ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            FrontProject::Refused { response } => match response.take() {
+            IngressProject::Refused { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response.map_into_right_body())),
                 None => Poll::Pending,
             },
-            FrontProject::Inner { answer, after } => {
+            IngressProject::Inner { answer, finisher } => {
                 let res = ready!(answer.poll(cx))?;
-                match after.take() {
-                    Some(after) => Poll::Ready(Ok(after.finish(res))),
+                match finisher.take() {
+                    Some(finisher) => Poll::Ready(Ok(finisher.finish(res))),
                     None => Poll::Pending,
                 }
             }
@@ -193,9 +193,9 @@ where
 type Log = Box<dyn FnOnce(u16, Duration)>;
 
 /// What is left to do once there is a response.
-pub(crate) struct After {
+pub(crate) struct ResponseFinisher {
     state: Arc<State>,
-    admitted: Rc<Admitted>,
+    context: Rc<RequestContext>,
     started: Instant,
     origin: Option<HeaderValue>,
     budget: Option<Budget>,
@@ -203,14 +203,14 @@ pub(crate) struct After {
     wire: Option<Wire>,
 }
 
-impl After {
+impl ResponseFinisher {
     fn finish<B: MessageBody>(
         self,
         mut res: ServiceResponse<B>,
-    ) -> ServiceResponse<EitherBody<FrontBody<B>, BoxBody>> {
+    ) -> ServiceResponse<EitherBody<IngressBody<B>, BoxBody>> {
         let Self {
             state,
-            admitted,
+            context,
             started,
             origin,
             budget,
@@ -218,10 +218,10 @@ impl After {
             wire,
         } = self;
         let (status, took) = (res.status().as_u16(), started.elapsed());
-        admitted.matched.metrics.count(status, took);
+        context.matched.metrics.count(status, took);
         let headers = res.headers_mut();
-        headers.insert(X_REQUEST_ID, admitted.request_id.clone());
-        let own = !matches!(admitted.matched.target, Target::Route(_));
+        headers.insert(X_REQUEST_ID, context.request_id.clone());
+        let own = !matches!(context.matched.target, Target::Route(_));
         if own || state.config.server.security_headers == SecurityHeaders::All {
             security(&state, headers);
         }
@@ -235,14 +235,14 @@ impl After {
             log(status, took);
         }
         let slot = res.response_mut().extensions_mut().remove::<TrailerSlot>();
-        res.map_body(|_, body| EitherBody::left(FrontBody::new(body, slot, wire)))
+        res.map_body(|_, body| EitherBody::left(IngressBody::new(body, slot, wire)))
     }
 }
 
-fn access_log(req: &ServiceRequest, admitted: &Admitted) -> Log {
+fn access_log(req: &ServiceRequest, context: &RequestContext) -> Log {
     let (method, path) = (req.method().clone(), req.path().to_owned());
-    let request_id = admitted.request_id.clone();
-    let client = admitted.client.address;
+    let request_id = context.request_id.clone();
+    let client = context.client.address;
     Box::new(move |status, took: Duration| {
         tracing::info!(
             target: "weaver_gateway::access",
@@ -262,7 +262,7 @@ fn admit(
     state: &State,
     req: &ServiceRequest,
     request_id: HeaderValue,
-) -> Result<(Admitted, Option<Budget>), Refused> {
+) -> Result<(RequestContext, Option<Budget>), Refused> {
     let server = &state.config.server;
     let headers = req.headers();
     let head: usize = headers
@@ -316,7 +316,7 @@ fn admit(
         None => None,
     };
     Ok((
-        Admitted {
+        RequestContext {
             matched,
             identity,
             client,

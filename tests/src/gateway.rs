@@ -51,7 +51,26 @@ impl Gateway {
         variables: &[(&str, &str)],
         core: Option<usize>,
     ) -> Result<Self> {
-        let (port, admin, directory) = (free_port(), free_port(), scratch("gateway"));
+        Self::launch(free_port(), config, server, variables, core).await
+    }
+
+    /// [`start`](Self::start) on a port that others know already.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_on(port: u16, config: &str) -> Result<Self> {
+        Self::launch(port, config, "", &[], None).await
+    }
+
+    async fn launch(
+        port: u16,
+        config: &str,
+        server: &str,
+        variables: &[(&str, &str)],
+        core: Option<usize>,
+    ) -> Result<Self> {
+        let (admin, directory) = (free_port(), scratch("gateway"));
         let workers = if server.contains("workers") {
             ""
         } else {

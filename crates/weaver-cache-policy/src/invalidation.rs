@@ -1,5 +1,7 @@
 //! What an unsafe request invalidates (RFC 9111 §4.4).
 
+use crate::url::{self, Scheme, Url};
+
 /// Whether a method may change state at the origin: anything that is not known to be safe
 /// (RFC 9110 §9.2.1).
 #[must_use]
@@ -16,107 +18,52 @@ pub fn is_non_error(status: u16) -> bool {
     (200..400).contains(&status)
 }
 
-/// An absolute http URI, taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin<'a> {
-    /// `http` or `https`.
-    pub scheme: &'a str,
-    /// Host and, if not the default, port.
-    pub authority: &'a str,
-}
-
-/// The path and query that a Location or Content-Location names, if it is of the same origin as
-/// the request; another origin's content is not ours to invalidate.
+/// The target that a Location or Content-Location names, in normal form ([`url::target`]), if it is
+/// of the same origin as the request; another origin's content is not ours to invalidate.
 ///
-/// `path` is the path of the request's target, for references relative to it (RFC 3986 §5.2).
+/// `authority` is the request's, in normal form, and `target` its path and query, for references
+/// relative to it (RFC 3986 §5.2). A reference with the other of the two schemes is taken for the
+/// same origin: to invalidate too much costs a fetch, and too little serves what is outdated.
 #[must_use]
-pub fn same_origin_target(reference: &str, origin: Origin<'_>, path: &str) -> Option<String> {
+pub fn same_origin_target(
+    reference: &str,
+    scheme: Scheme,
+    authority: &str,
+    target: &str,
+) -> Option<String> {
     let reference = reference.trim_matches([' ', '\t']);
     let reference = reference.split('#').next().unwrap_or("");
-    let rest = match scheme(reference) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(origin.scheme) => rest,
-        Some(_) => return None,
-        None => reference,
+    let absolute = match self::scheme(reference) {
+        Some(known) => Scheme::parse(known).map(|_| reference.to_owned())?,
+        None if reference.starts_with("//") => format!("{}:{reference}", scheme.as_str()),
+        None => return url::target(&resolved(reference, target)).ok(),
     };
-    if let Some(network) = rest.strip_prefix("//") {
-        let end = network.find(['/', '?']).unwrap_or(network.len());
-        if !same_authority(&network[..end], origin) {
-            return None;
-        }
-        let target = &network[end..];
-        return Some(if target.starts_with('/') {
-            normalised(target)
-        } else {
-            format!("/{target}")
-        });
-    }
-    if rest.is_empty() {
-        return Some(path.to_owned());
-    }
-    if rest.starts_with('?') {
-        let base = path.split('?').next().unwrap_or("/");
-        return Some(format!("{base}{rest}"));
-    }
-    if rest.starts_with('/') {
-        return Some(normalised(rest));
-    }
-    let base = path.split('?').next().unwrap_or("/");
-    let directory = base.rfind('/').map_or("/", |at| &base[..=at]);
-    Some(normalised(&format!("{directory}{rest}")))
+    let named = Url::parse(&absolute).ok()?;
+    (named.authority == authority).then_some(named.target)
 }
 
-fn scheme(reference: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = reference.split_once(':')?;
+/// A reference without scheme and authority, beside the target that it is relative to.
+fn resolved(reference: &str, target: &str) -> String {
+    let base = target.split('?').next().unwrap_or("/");
+    if reference.is_empty() {
+        target.to_owned()
+    } else if reference.starts_with('?') {
+        format!("{base}{reference}")
+    } else if reference.starts_with('/') {
+        reference.to_owned()
+    } else {
+        let directory = base.rfind('/').map_or("/", |at| &base[..=at]);
+        format!("{directory}{reference}")
+    }
+}
+
+fn scheme(reference: &str) -> Option<&str> {
+    let (scheme, _) = reference.split_once(':')?;
     let valid = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    valid.then_some((scheme, rest))
-}
-
-fn same_authority(one: &str, origin: Origin<'_>) -> bool {
-    fn host_and_port<'a>(authority: &'a str, scheme: &str) -> (&'a str, &'a str) {
-        let authority = authority.rsplit('@').next().unwrap_or(authority);
-        let default = if scheme.eq_ignore_ascii_case("https") {
-            "443"
-        } else {
-            "80"
-        };
-        match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, if port.is_empty() { default } else { port })
-            }
-            _ => (authority, default),
-        }
-    }
-    let (host, port) = host_and_port(one, origin.scheme);
-    let (own_host, own_port) = host_and_port(origin.authority, origin.scheme);
-    host.eq_ignore_ascii_case(own_host) && port == own_port
-}
-
-/// Removes dot segments from the path (RFC 3986 §5.2.4) and leaves the query alone.
-fn normalised(target: &str) -> String {
-    let (path, query) = match target.find('?') {
-        Some(at) => target.split_at(at),
-        None => (target, ""),
-    };
-    let mut segments: Vec<&str> = Vec::new();
-    let mut parts = path.split('/').skip(1).peekable();
-    while let Some(part) = parts.next() {
-        let last = parts.peek().is_none();
-        match part {
-            "." | ".." => {
-                if part == ".." {
-                    segments.pop();
-                }
-                if last {
-                    segments.push("");
-                }
-            }
-            _ => segments.push(part),
-        }
-    }
-    format!("/{}{query}", segments.join("/"))
+    valid.then_some(scheme)
 }
 
 #[cfg(test)]
@@ -124,13 +71,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ORIGIN: Origin<'_> = Origin {
-        scheme: "http",
-        authority: "a.example:80",
-    };
-
     fn target(reference: &str) -> Option<String> {
-        same_origin_target(reference, ORIGIN, "/dir/page?q=1")
+        same_origin_target(reference, Scheme::Http, "a.example", "/dir/page?q=1")
     }
 
     #[test]
@@ -148,6 +90,8 @@ mod tests {
             ("//a.example/x", "/x"),
             ("http://a.example", "/"),
             ("http://a.example?q", "/?q"),
+            ("http://A.example:/%7ex", "/~x"),
+            ("https://a.example:443/x", "/x"),
         ] {
             assert_eq!(target(reference).as_deref(), Some(expected), "{reference}");
         }
@@ -157,7 +101,8 @@ mod tests {
     fn another_origin_is_left_alone() {
         for reference in [
             "http://b.example/x",
-            "https://a.example/x",
+            "https://a.example:80/x",
+            "ftp://a.example/x",
             "http://a.example:8080/x",
             "//b.example/x",
             "mailto:x@a.example",

@@ -20,6 +20,8 @@
 //! | [`validation`] | the conditional request to send, and what a 304 changes | RFC 9111 §3.2, §4.3 |
 //! | [`range`] | which bytes a Range request gets | RFC 9110 §14 |
 //! | [`invalidation`] | what an unsafe request invalidates | RFC 9111 §4.4 |
+//! | [`url`] | the one form of equivalent URLs | RFC 3986 §6.2.2, §6.2.3 |
+//! | [`path`] | what a path means to those who read it | RFC 3986 §5.2.4, §6.2.2 |
 //! | [`status`] | the Cache-Status field | RFC 9211 |
 //! | [`directives`] | Cache-Control and targeted fields | RFC 9111 §5.2; RFC 9213 |
 //! | [`date`] | HTTP dates | RFC 9110 §5.6.7 |
@@ -59,6 +61,7 @@ mod headers;
 pub mod invalidation;
 mod lifetime;
 mod outcome;
+pub mod path;
 mod policy;
 pub mod range;
 pub mod reuse;
@@ -66,6 +69,7 @@ pub mod search;
 pub mod status;
 pub mod store;
 mod time;
+pub mod url;
 pub mod validation;
 pub mod vary;
 

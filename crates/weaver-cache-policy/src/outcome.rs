@@ -11,6 +11,10 @@ pub enum Bypass {
     Method,
     /// The rule sends requests like this past the cache.
     Rule,
+    /// The rule keeps a store for each user, and nothing tells whose request it is.
+    NoIdentity,
+    /// Readers of the URL resolve its path differently, so that it may be another's.
+    AmbiguousPath,
     /// The request carries a precondition that only the origin can judge (RFC 9110 §13.1).
     Precondition,
     /// The request asks to switch protocols, or carries a body.
@@ -23,7 +27,8 @@ pub enum Bypass {
     Private,
     /// The request was authenticated and the response does not say that it may be shared (§3.5).
     Authenticated,
-    /// The response varies on something a cache cannot see, `Vary: *` (§4.1).
+    /// The response varies on something that the cache cannot see: `Vary: *` (§4.1), or a field that is
+    /// written behind the cache.
     VaryStar,
     /// The status is not final, or not understood although `must-understand` is there (§3, §5.2.2.3).
     Status,
@@ -53,6 +58,8 @@ impl Bypass {
             Self::Off => "off",
             Self::Method => "method",
             Self::Rule => "rule",
+            Self::NoIdentity => "no-identity",
+            Self::AmbiguousPath => "ambiguous-path",
             Self::Precondition => "precondition",
             Self::NotPlain => "not-plain",
             Self::RequestNoStore => "request-no-store",

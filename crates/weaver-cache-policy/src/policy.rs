@@ -48,6 +48,10 @@ pub struct Policy {
     /// # assert_ne!(policy, Policy::standard());
     /// ```
     pub by_status: Vec<(u16, u64)>,
+    /// Request fields, in lower case, that are written after the cache has seen a request, such as
+    /// `x-forwarded-for`: the cache does not know what the origin was sent in them. A response that
+    /// varies on one of them is not stored.
+    pub generated_fields: Vec<String>,
 }
 
 impl Policy {
@@ -66,6 +70,7 @@ impl Policy {
             grace: 0,
             max_stale: None,
             by_status: Vec::new(),
+            generated_fields: Vec::new(),
         }
     }
 

@@ -177,7 +177,11 @@ fn forbidden<Q: Headers + ?Sized, A: Headers + ?Sized>(
     if asked.authenticated && !asked.partitioned && !shareable {
         return Err(Bypass::Authenticated);
     }
-    if list(answered.headers.lines("vary")).any(|member| member == b"*") {
+    let unknown = |member: &[u8]| {
+        let mut generated = policy.generated_fields.iter();
+        generated.any(|field| member.eq_ignore_ascii_case(field.as_bytes()))
+    };
+    if list(answered.headers.lines("vary")).any(|member| member == b"*" || unknown(member)) {
         return Err(Bypass::VaryStar);
     }
     Ok(())

@@ -1,4 +1,4 @@
-use crate::{Pattern, QueryRule, Rule};
+use crate::{IdentitySource, Pattern, QueryRule, Rule};
 use actix_web::http::{
     Method,
     header::{AUTHORIZATION, HeaderName},
@@ -19,6 +19,8 @@ pub struct CacheConfig {
     pub include_query_params: bool,
     /// Request headers that are part of a pattern's key.
     pub include_headers: Vec<HeaderName>,
+    /// Request headers that are part of every key, of patterns and of routes.
+    pub key_headers: Vec<HeaderName>,
     /// What every Redis key begins with.
     pub cache_prefix: String,
     /// Whether hits and misses are counted.
@@ -65,6 +67,9 @@ pub struct CacheConfig {
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
     /// that are to share per-user entries need the same; `None` makes one up.
     pub identity_secret: Option<[u8; 32]>,
+    /// Request fields, in lower case, that the application writes behind the cache; see
+    /// [`Policy::generated_fields`].
+    pub generated_fields: Vec<String>,
     /// The name of this node, for people; each process adds an ending of its own.
     pub node: String,
     /// The name in Cache-Status, an sf-token.
@@ -82,6 +87,8 @@ pub struct CachePattern {
     pub overrides: bool,
     /// Whether each user has a store of their own.
     pub per_user: bool,
+    /// What tells users apart where nobody has authenticated them; see [`Rule::identity`].
+    pub identity: Vec<IdentitySource>,
     /// Request headers that join the key, in place of [`CacheConfig::include_headers`].
     pub vary_on: Option<Vec<HeaderName>>,
     /// What of the query joins the key, in place of [`CacheConfig::include_query_params`].
@@ -99,6 +106,7 @@ impl CachePattern {
             ttl,
             overrides: false,
             per_user: false,
+            identity: Vec::new(),
             vary_on: None,
             query: None,
             sort_query: false,
@@ -121,6 +129,7 @@ impl Default for CacheConfig {
             cache_methods: vec![Method::GET, Method::HEAD],
             include_query_params: true,
             include_headers: vec![AUTHORIZATION],
+            key_headers: Vec::new(),
             cache_prefix: "http_cache:".to_owned(),
             track_stats: true,
             memory: 256 << 20,
@@ -139,6 +148,7 @@ impl Default for CacheConfig {
             stale_if_error: Duration::from_secs(86_400),
             early_refresh: 1.0,
             identity_secret: None,
+            generated_fields: Vec::new(),
             node: "node".to_owned(),
             name: "weaver".to_owned(),
         }
@@ -151,6 +161,7 @@ impl CacheConfig {
     pub fn standard_policy(&self) -> Policy {
         Policy {
             targets: self.targeted_fields.clone(),
+            generated_fields: self.generated_fields.clone(),
             stale_while_revalidate: self.stale_while_revalidate.as_secs(),
             stale_if_error: self.stale_if_error.as_secs(),
             ..Policy::standard()
@@ -162,8 +173,17 @@ impl CacheConfig {
     pub fn pattern_policy(&self, ttl: u64, overrides: bool) -> Policy {
         Policy {
             targets: self.targeted_fields.clone(),
+            generated_fields: self.generated_fields.clone(),
             ..Policy::pattern(ttl, overrides)
         }
+    }
+
+    /// The headers that join the keys of a rule which lists these.
+    #[must_use]
+    pub fn keyed(&self, listed: &[HeaderName]) -> Vec<HeaderName> {
+        let always = self.key_headers.iter();
+        let always = always.filter(|name| !listed.contains(name));
+        listed.iter().chain(always).cloned().collect()
     }
 
     /// The rules of the patterns, in their order.
@@ -180,12 +200,8 @@ impl CacheConfig {
                 let policy = self.pattern_policy(entry.ttl, entry.overrides);
                 let mut rule = Rule::new(entry.path.as_str(), policy)
                     .per_user(entry.per_user)
-                    .vary_on(
-                        entry
-                            .vary_on
-                            .clone()
-                            .unwrap_or_else(|| self.include_headers.clone()),
-                    )
+                    .identity(entry.identity.clone())
+                    .vary_on(self.keyed(entry.vary_on.as_ref().unwrap_or(&self.include_headers)))
                     .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
                 rule.sort_query = entry.sort_query;
                 rule.early_refresh = self.early_refresh;

@@ -10,7 +10,7 @@ use crate::{
     Principal, Rule,
     entry::MapFields,
     flight::{Joined, Lead},
-    key::{self, Target},
+    key::{self, RequestUrl},
     respond::CacheBody,
     shared::{Found, Shared, lifetime},
 };
@@ -19,16 +19,16 @@ use actix_service::Service;
 use actix_web::{
     Error, HttpMessage,
     dev::{ServiceRequest, ServiceResponse},
-    http::{Method, header},
+    http::Method,
 };
 use answer::Follow;
 use futures_util::future::LocalBoxFuture;
 use std::{rc::Rc, sync::Arc, time::Instant};
 use traits::{Past, Traits, past};
 use weaver_cache_policy::{
-    Millis, Outcome,
+    Bypass, Millis, Outcome,
     reuse::{self, Decision, Wishes},
-    status::Member,
+    status::{Forward, Member},
 };
 use weaver_metrics::Tier;
 
@@ -47,6 +47,8 @@ struct Exchange<S> {
     /// The same, or that of a stored response which answers for this URL too.
     key: key::KeyBytes,
     partitioned: bool,
+    /// Whether the rule keeps a store for each user, and nothing tells whose this request is.
+    anonymous: bool,
     principal: bool,
     /// Whether what is stored is refreshed although it is fresh.
     early: bool,
@@ -99,6 +101,22 @@ where
         }));
     }
     let mut exchange = Exchange::new(shared, service, rule, traits, &req);
+    if exchange.anonymous {
+        return Begun::Later(Box::pin(async move {
+            count(
+                &exchange.shared,
+                &exchange.rule,
+                Tier::None,
+                Outcome::Bypass,
+            );
+            let member = Member {
+                forward: Some(Forward::Bypass),
+                detail: Some(Bypass::NoIdentity.as_str()),
+                ..Member::default()
+            };
+            origin::pass(&exchange.shared, &*exchange.service, req, member).await
+        }));
+    }
     if shared.is_in_doubt(exchange.started) {
         return Begun::Later(Box::pin(async move {
             exchange.shared.settle().await;
@@ -126,24 +144,10 @@ where
 }
 
 fn keyed(shared: &Shared, rule: &Rule, req: &ServiceRequest) -> (key::Keyed, bool) {
+    let url = RequestUrl::of(req);
     let extensions = req.extensions();
     let principal = extensions.get::<Principal>();
-    let uri = req.uri();
-    let host = uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| {
-            req.headers()
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok())
-        })
-        .unwrap_or("");
-    let target = Target {
-        host,
-        path: uri.path(),
-        query: uri.query(),
-    };
-    let keyed = key::build(&target, rule, req.headers(), principal, &shared.secret);
+    let keyed = key::build(&url, rule, req.headers(), principal, &shared.secret);
     (keyed, principal.is_some())
 }
 
@@ -172,6 +176,7 @@ impl<S> Exchange<S> {
             exact: keyed.key.clone(),
             key: keyed.key,
             partitioned: keyed.partitioned,
+            anonymous: keyed.anonymous,
             shared: Arc::clone(shared),
             service: Rc::clone(service),
             principal,

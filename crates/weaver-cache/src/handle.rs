@@ -1,6 +1,7 @@
 use crate::{HotUrl, Node, Position, Purge, redis::RedisTier, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
+use weaver_cache_policy::url::UrlError;
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
 use weaver_pool::{PoolError, RedisPool};
 
@@ -43,6 +44,9 @@ pub enum PurgeError {
     /// It holds in this node and is not in the journal, so the others may not hear of it.
     #[error("purged in this node only, for now; the journal in Redis was not reached: {0}")]
     LocalOnly(#[source] PoolError),
+    /// What is to be purged is no URL, and nothing was purged.
+    #[error("not a URL: {0}")]
+    NotAUrl(#[from] UrlError),
 }
 
 impl CacheHandle {
@@ -57,10 +61,11 @@ impl CacheHandle {
     ///
     /// # Errors
     ///
-    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached.
+    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached;
+    /// [`PurgeError::NotAUrl`].
     pub async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PurgeError> {
         self.shared
-            .purge(purge, soft, false)
+            .purge(purge.normal()?, soft, false)
             .await
             .map_err(PurgeError::LocalOnly)
     }
@@ -77,7 +82,7 @@ impl CacheHandle {
         soft: bool,
     ) -> Result<Position, PurgeError> {
         self.shared
-            .purge(purge, soft, true)
+            .purge(purge.normal()?, soft, true)
             .await
             .map_err(PurgeError::LocalOnly)
     }

@@ -24,7 +24,7 @@ const MAX_TOTAL: u64 = 10_000_000;
 /// A URL and how often it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotUrl {
-    /// With its host; the scheme is always `http`.
+    /// With its scheme and host.
     pub url: String,
     /// About how often it was served from the cache or stored, lately.
     pub hits: u64,

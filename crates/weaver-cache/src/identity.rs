@@ -1,7 +1,7 @@
 //! Whose request it is, without anybody being able to read it from the store.
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
-use std::sync::Arc;
+use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
+use std::{str::FromStr, sync::Arc};
 
 /// The authenticated user of a request.
 ///
@@ -9,6 +9,53 @@ use std::sync::Arc;
 /// The cache uses a keyed hash of it and never the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal(pub Arc<str>);
+
+/// What tells users apart where nobody has authenticated them: see
+/// [`Rule::identity`](crate::Rule::identity).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The cookie of this name.
+    Cookie(String),
+    /// The request field of this name.
+    Header(HeaderName),
+}
+
+impl FromStr for IdentitySource {
+    type Err = &'static str;
+
+    /// Reads `cookie:NAME` or `header:NAME`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("cookie", name)) if is_cookie_name(name) => Ok(Self::Cookie(name.to_owned())),
+            Some(("header", name)) => HeaderName::from_str(name)
+                .map(Self::Header)
+                .map_err(|_| "the name behind header: is not a field name"),
+            Some(("cookie", _)) => Err("the name behind cookie: is not a cookie name"),
+            _ => Err("an identity is cookie:NAME or header:NAME"),
+        }
+    }
+}
+
+fn is_cookie_name(name: &str) -> bool {
+    let separators = b"()<>@,;:\\\"/[]?={} \t";
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !separators.contains(&byte))
+}
+
+/// All values that a request has for a cookie, in their order. Several are told apart from each of
+/// them: which one an origin reads is not known.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers
+        .get_all(COOKIE)
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let pair = pair.trim_ascii();
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        (pair[..at].trim_ascii_end() == name.as_bytes()).then(|| &pair[at + 1..])
+    })
+}
 
 /// The keyed hash (BLAKE3) under which users and headers are part of keys.
 #[derive(Clone)]
@@ -44,16 +91,50 @@ impl Secret {
         Some(*hasher.finalize().as_bytes())
     }
 
-    /// What stands for the credentials: the principal where there is one, otherwise Authorization.
+    /// What stands for the credentials: the principal where there is one, otherwise the sources, or
+    /// Authorization where none are listed. `None` if nothing of it is there.
     pub(crate) fn credentials(
         &self,
         principal: Option<&Principal>,
+        sources: &[IdentitySource],
         headers: &HeaderMap,
     ) -> Option<[u8; 32]> {
         match principal {
             Some(principal) => Some(self.principal(principal)),
-            None => self.header(&AUTHORIZATION, headers),
+            None if sources.is_empty() => self.header(&AUTHORIZATION, headers),
+            None => self.sources(sources, headers),
         }
+    }
+
+    fn sources(&self, sources: &[IdentitySource], headers: &HeaderMap) -> Option<[u8; 32]> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"sources\0");
+        let mut any = false;
+        let mut put = |bytes: &[u8]| {
+            any = true;
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        let mut ends = Vec::with_capacity(sources.len());
+        for source in sources {
+            let mut count = 0_u64;
+            match source {
+                IdentitySource::Cookie(name) => cookies(headers, name).for_each(|value| {
+                    put(value);
+                    count += 1;
+                }),
+                IdentitySource::Header(name) => headers.get_all(name).for_each(|value| {
+                    put(value.as_bytes());
+                    count += 1;
+                }),
+            }
+            ends.push(count);
+        }
+        // How many values each source had, so that none can pass for another's.
+        for count in ends {
+            hasher.update(&count.to_le_bytes());
+        }
+        any.then(|| *hasher.finalize().as_bytes())
     }
 }
 
@@ -80,4 +161,54 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 pub(crate) fn random_hex<const N: usize>() -> String {
     let bytes = random::<N>().into_iter();
     bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    fn asked(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn sources_tell_users_apart_and_nothing_else_does() {
+        let sources: Vec<IdentitySource> = ["cookie:session", "header:X-User"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        let secret = Secret::new(Some([7; 32]));
+        let of = |fields: &[_]| secret.credentials(None, &sources, &asked(fields));
+        assert_eq!(of(&[("cookie", "other=1"), ("authorization", "x")]), None);
+        assert_eq!(of(&[("cookie", "xsession=1")]), None);
+        let alice = of(&[("cookie", "a=b; session=alice")]);
+        assert!(alice.is_some());
+        assert_eq!(alice, of(&[("cookie", "session=alice"), ("cookie", "c=d")]));
+        for other in [
+            &[("cookie", "session=bob")][..],
+            &[("cookie", "session=")],
+            &[("x-user", "alice")],
+            &[("cookie", "session=alice"), ("x-user", "")],
+            &[("cookie", "session=alice; session=bob")],
+            &[("cookie", "session=alice"), ("cookie", "session=alice")],
+        ] {
+            let other = of(other);
+            assert!(other.is_some() && other != alice);
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_none_is_refused() {
+        for bad in ["session", "cookie:", "cookie:a b", "header:a b", "query:x"] {
+            assert!(bad.parse::<IdentitySource>().is_err(), "{bad}");
+        }
+    }
 }

@@ -4,13 +4,14 @@ use crate::{
     CacheHandle, Position, Principal, Rule,
     entry::{MapFields, Record},
     journal::Verdict,
-    key::{self, Target},
+    key::{self, RequestUrl},
     shared::{Shared, lifetime},
 };
 use actix_web::http::header::HeaderMap;
 use weaver_cache_policy::{
     Flags,
     reuse::{self, Decision, Wishes},
+    url::Url,
 };
 use weaver_metrics::Tier;
 
@@ -75,21 +76,21 @@ pub struct Stored {
 }
 
 impl CacheHandle {
-    /// What the tiers have for a URL, given as host, path and query, under a rule: for the user and
-    /// the variant that the headers and the principal tell.
+    /// What the tiers have for a URL under a rule: for the user and the variant that the headers and
+    /// the principal tell.
     ///
     /// A look is counted neither as hit nor as miss. What Redis has is missing while Redis is out of
     /// reach.
     pub async fn inspect(
         &self,
         rule: &Rule,
-        (host, path, query): (&str, &str, Option<&str>),
+        url: &Url,
         headers: &HeaderMap,
         principal: Option<&Principal>,
     ) -> Vec<Stored> {
         let shared = &self.shared;
-        let target = Target { host, path, query };
-        let exact = key::build(&target, rule, headers, principal, &shared.secret).key;
+        let url = RequestUrl::of_url(url);
+        let exact = key::build(&url, rule, headers, principal, &shared.secret).key;
         let mut all = Vec::new();
         for tier in [Tier::Memory, Tier::Redis] {
             let mut key = exact.clone();

@@ -26,6 +26,7 @@ pub(crate) mod roster;
 pub(crate) mod stream;
 
 use std::fmt;
+use weaver_cache_policy::url::{self, Url, UrlError};
 
 pub(crate) use log::{PurgeLog, Verdict};
 
@@ -63,14 +64,14 @@ impl Position {
     }
 }
 
-/// What is purged.
+/// What is purged. [`Purge::url`] and [`Purge::prefix`] read URLs as people write them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purge {
     /// One URL: all methods, variants and users.
     Url {
-        /// Host and port as in the Host field, lower case; `None` is any host.
+        /// Host and, unless it is the default, port, in normal form; `None` is any host.
         host: Option<String>,
-        /// Path and query.
+        /// Path and query, in normal form.
         target: String,
     },
     /// Everything that carries the tag in Surrogate-Key or Cache-Tag.
@@ -84,4 +85,73 @@ pub enum Purge {
     },
     /// Everything.
     All,
+}
+
+impl Purge {
+    /// One URL, in any of its equivalent forms ([`weaver_cache_policy::url`]), by http and by https; a
+    /// path with its query is one of any host.
+    ///
+    /// ```
+    /// use weaver_cache::Purge;
+    ///
+    /// let purge = Purge::url("HTTP://Example.com:80/%7Eann?#top")?;
+    /// assert_eq!(purge, Purge::url("https://example.com/~ann")?);
+    /// # Ok::<_, weaver_cache::policy::url::UrlError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What makes the text no URL.
+    pub fn url(text: &str) -> Result<Self, UrlError> {
+        if text.starts_with('/') {
+            let target = url::target(text)?;
+            return Ok(Self::Url { host: None, target });
+        }
+        let Url {
+            authority, target, ..
+        } = Url::parse(text)?;
+        Ok(Self::Url {
+            host: Some(authority),
+            target,
+        })
+    }
+
+    /// Every URL that begins like this, in any of its equivalent forms.
+    ///
+    /// # Errors
+    ///
+    /// What makes the text no beginning of a URL.
+    pub fn prefix(text: &str) -> Result<Self, UrlError> {
+        if text.starts_with('/') {
+            let prefix = url::prefix(text)?;
+            return Ok(Self::Prefix { host: None, prefix });
+        }
+        let start = text.find("://").ok_or(UrlError::Scheme)? + 3;
+        let at = text[start..].find(['/', '?', '#']);
+        let (base, rest) = text.split_at(at.map_or(text.len(), |at| start + at));
+        let rest = match rest {
+            "" => "/".to_owned(),
+            rest if rest.starts_with('/') => rest.to_owned(),
+            rest => format!("/{rest}"),
+        };
+        Ok(Self::Prefix {
+            host: Some(Url::parse(base)?.authority),
+            prefix: url::prefix(&rest)?,
+        })
+    }
+
+    /// The same with its URL in normal form.
+    pub(crate) fn normal(self) -> Result<Self, UrlError> {
+        Ok(match self {
+            Self::Url { host, target } => Self::Url {
+                host: host.map(|host| url::host(&host)).transpose()?,
+                target: url::target(&target)?,
+            },
+            Self::Prefix { host, prefix } => Self::Prefix {
+                host: host.map(|host| url::host(&host)).transpose()?,
+                prefix: url::prefix(&prefix)?,
+            },
+            other => other,
+        })
+    }
 }

@@ -1,15 +1,25 @@
-//! Cache keys: injective, so that no two requests that differ in anything a rule looks at share one.
+//! Cache keys: injective, so that no two requests that differ in anything a rule looks at share one,
+//! and in normal form, so that requests for equivalent URLs do.
 //!
 //! Every field is preceded by its length. The bytes themselves are the key in memory, where nothing
 //! can collide; in Redis the name is their BLAKE3 hash, and the entry carries the bytes, which are
 //! compared when it is read.
 
-use crate::{Principal, QueryRule, Rule, identity::Secret};
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use crate::{Https, Principal, QueryRule, Rule, identity::Secret};
+use actix_web::{
+    HttpMessage as _, HttpRequest,
+    dev::ServiceRequest,
+    http::{
+        Uri,
+        header::{self, AUTHORIZATION, HeaderMap},
+    },
+};
 use smallvec::SmallVec;
+use std::borrow::Cow;
+use weaver_cache_policy::url::{self, Authority, Scheme, Url};
 
 /// Changes with the layout, so that nodes of different versions share a Redis in peace.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const QUERY_IGNORED: u8 = 0;
 const QUERY_KEPT: u8 = 1;
 /// In place of a query: the record of how the responses of a path vary by it.
@@ -27,16 +37,77 @@ pub(crate) struct Keyed {
     pub(crate) key: KeyBytes,
     /// Whether it names one user (RFC 9111's private cache).
     pub(crate) partitioned: bool,
+    /// Whether it ought to name one, and nothing tells which.
+    pub(crate) anonymous: bool,
 }
 
-pub(crate) struct Target<'a> {
-    pub(crate) host: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) query: Option<&'a str>,
+/// The URL of a request, in normal form: the one reading of it for keys, purges and invalidation.
+pub(crate) struct RequestUrl<'a> {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Cow<'a, str>,
+    pub(crate) path: Cow<'a, str>,
+    /// Empty where there is none.
+    pub(crate) query: Cow<'a, str>,
+}
+
+impl<'a> RequestUrl<'a> {
+    pub(crate) fn of(req: &'a ServiceRequest) -> Self {
+        let secure = req.app_config().secure() || req.extensions().contains::<Https>();
+        Self::read(req.uri(), req.headers(), secure)
+    }
+
+    pub(crate) fn of_request(req: &'a HttpRequest) -> Self {
+        let secure = req.app_config().secure() || req.extensions().contains::<Https>();
+        Self::read(req.uri(), req.headers(), secure)
+    }
+
+    pub(crate) fn of_url(url: &'a Url) -> Self {
+        Self {
+            scheme: url.scheme,
+            authority: Cow::Borrowed(&url.authority),
+            path: Cow::Borrowed(url.path()),
+            query: Cow::Borrowed(url.query().unwrap_or("")),
+        }
+    }
+
+    /// What has no normal form stands for itself alone.
+    fn read(uri: &'a Uri, headers: &'a HeaderMap, secure: bool) -> Self {
+        let scheme = match uri.scheme_str().and_then(Scheme::parse) {
+            Some(scheme) => scheme,
+            None if secure => Scheme::Https,
+            None => Scheme::Http,
+        };
+        let host = match uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or(""),
+        };
+        let authority = match Authority::parse(host, scheme) {
+            Ok(authority) => authority.into_text(),
+            Err(_) => Cow::Owned(host.to_ascii_lowercase()),
+        };
+        Self {
+            scheme,
+            authority,
+            path: url::path(uri.path()).unwrap_or(Cow::Borrowed(uri.path())),
+            query: url::query(uri.query().unwrap_or("")),
+        }
+    }
+
+    /// Path and query.
+    pub(crate) fn target(&self) -> String {
+        if self.query.is_empty() {
+            self.path.to_string()
+        } else {
+            format!("{}?{}", self.path, self.query)
+        }
+    }
 }
 
 pub(crate) fn build(
-    target: &Target<'_>,
+    url: &RequestUrl<'_>,
     rule: &Rule,
     headers: &HeaderMap,
     principal: Option<&Principal>,
@@ -44,32 +115,32 @@ pub(crate) fn build(
 ) -> Keyed {
     let mut key = KeyBytes::new();
     key.push(VERSION);
-    put(&mut key, target.host.as_bytes());
-    key.make_ascii_lowercase();
-    put(&mut key, target.path.as_bytes());
+    key.push(u8::from(url.scheme == Scheme::Https));
+    put(&mut key, url.authority.as_bytes());
+    put(&mut key, url.path.as_bytes());
     match &rule.query {
         QueryRule::Keep if !rule.sort_query => {
             key.push(QUERY_KEPT);
-            // "/x" and "/x?" are different URLs to an origin.
-            key.push(u8::from(target.query.is_some()));
-            put(&mut key, target.query.unwrap_or("").as_bytes());
+            put(&mut key, url.query.as_bytes());
         }
         QueryRule::Ignore => key.push(QUERY_IGNORED),
         partly => {
             key.push(QUERY_PARTLY);
-            let kept = kept(target.query.unwrap_or(""), partly, rule.sort_query);
+            let kept = kept(&url.query, partly, rule.sort_query);
             put(&mut key, kept.as_bytes());
         }
     }
 
     let mut partitioned = false;
     let credentials = |key: &mut KeyBytes| {
-        let hash = secret.credentials(principal, headers);
+        let hash = secret.credentials(principal, &rule.identity, headers);
         part(key, b'c', hash);
         hash.is_some()
     };
+    let mut anonymous = false;
     if rule.per_user {
         partitioned = credentials(&mut key);
+        anonymous = !partitioned;
     }
     for name in &rule.vary_on {
         if *name == AUTHORIZATION {
@@ -77,12 +148,14 @@ pub(crate) fn build(
                 credentials(&mut key);
             }
         } else {
-            let hash = secret.header(name, headers);
-            partitioned |= rule.per_user && hash.is_some();
-            part(&mut key, b'h', hash);
+            part(&mut key, b'h', secret.header(name, headers));
         }
     }
-    Keyed { key, partitioned }
+    Keyed {
+        key,
+        partitioned,
+        anonymous,
+    }
 }
 
 fn put(key: &mut KeyBytes, bytes: &[u8]) {
@@ -100,21 +173,24 @@ fn part(key: &mut KeyBytes, tag: u8, hash: Option<[u8; 32]>) {
     }
 }
 
-fn kept(query: &str, rule: &QueryRule, sort: bool) -> String {
-    fn name<'a>(parameter: &&'a str) -> &'a str {
-        parameter.split('=').next().unwrap_or("")
+/// The parameters that a rule keeps, in the order that it gives them.
+pub(crate) fn kept(query: &str, rule: &QueryRule, sort: bool) -> String {
+    /// As an origin reads it: `%69d` is `id`.
+    fn name(parameter: &str) -> Cow<'_, str> {
+        form_urlencoded::parse(parameter.as_bytes())
+            .next()
+            .map_or(Cow::Borrowed(""), |(name, _)| name)
     }
-    let mut kept: Vec<&str> = query
-        .split('&')
-        .filter(|parameter| match rule {
-            QueryRule::Only(names) => names.iter().any(|wanted| wanted == name(parameter)),
-            QueryRule::Except(names) => !names.iter().any(|dropped| dropped == name(parameter)),
-            _ => true,
-        })
-        .collect();
+    let keeps = |parameter: &&str| match rule {
+        QueryRule::Keep => true,
+        QueryRule::Ignore => false,
+        QueryRule::Only(names) => names.iter().any(|wanted| *wanted == name(parameter)),
+        QueryRule::Except(names) => !names.iter().any(|dropped| *dropped == name(parameter)),
+    };
+    let mut kept: Vec<&str> = query.split('&').filter(keeps).collect();
     if sort {
         // Stable: what a repeated parameter means may depend on the order of its values.
-        kept.sort_by_key(name);
+        kept.sort_by(|one, other| name(one).cmp(&name(other)));
     }
     kept.join("&")
 }
@@ -130,6 +206,8 @@ pub(crate) fn of_variant(primary: &[u8], nonce: &[u8; 16], digest: &[u8; 32]) ->
 
 /// What a key says of its URL.
 pub(crate) struct Parsed<'a> {
+    pub(crate) scheme: Scheme,
+    /// With its port, unless that is the scheme's default.
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
     /// Unless the rule ignores it.
@@ -137,8 +215,6 @@ pub(crate) struct Parsed<'a> {
     /// Where the query is, with what says of which kind it is.
     section: std::ops::Range<usize>,
     kind: u8,
-    /// Whether there is a `?`.
-    asked: bool,
 }
 
 impl Parsed<'_> {
@@ -156,30 +232,29 @@ pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
         *rest = after;
         std::str::from_utf8(text).ok()
     }
-    let (version, mut rest) = key.split_first()?;
+    let ([version, secure], mut rest) = key.split_first_chunk::<2>()?;
     if *version != VERSION {
         return None;
     }
+    let scheme = match secure {
+        0 => Scheme::Http,
+        1 => Scheme::Https,
+        _ => return None,
+    };
     let (host, path) = (take(&mut rest)?, take(&mut rest)?);
     let start = key.len() - rest.len();
     let (kind, mut rest) = rest.split_first()?;
-    let mut asked = false;
     let query = match *kind {
-        QUERY_KEPT => {
-            asked = *rest.first()? != 0;
-            rest = &rest[1..];
-            Some(take(&mut rest)?)
-        }
-        QUERY_CANONICAL | QUERY_PARTLY => Some(take(&mut rest)?),
+        QUERY_KEPT | QUERY_CANONICAL | QUERY_PARTLY => Some(take(&mut rest)?),
         _ => None,
     };
     Some(Parsed {
+        scheme,
         host,
         path,
         query,
         section: start..key.len() - rest.len(),
         kind: *kind,
-        asked,
     })
 }
 
@@ -195,10 +270,9 @@ pub(crate) fn public_url(key: &[u8]) -> Option<String> {
         };
     }
     // A URL with other characters is in no key: HTTP admits none.
-    let mut url = format!("http://{}{}", parsed.host, parsed.path);
-    if let Some(query) = parsed.query
-        && (parsed.asked || !query.is_empty())
-    {
+    let scheme = parsed.scheme.as_str();
+    let mut url = format!("{scheme}://{}{}", parsed.host, parsed.path);
+    if let Some(query) = parsed.query.filter(|query| !query.is_empty()) {
         url.push('?');
         url.push_str(query);
     }
@@ -254,7 +328,7 @@ mod tests {
         );
         assert_eq!(
             url(&rule, Some(""), &none).as_deref(),
-            Some("http://h:81/a%20b?")
+            Some("http://h:81/a%20b")
         );
         assert_eq!(
             url(&rule, Some("x=1"), &none).as_deref(),
@@ -287,8 +361,15 @@ mod tests {
         rule: &Rule,
         headers: &HeaderMap,
     ) -> KeyBytes {
+        let target = match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let uri: Uri = target.parse().unwrap();
+        let mut with_host = headers.clone();
+        with_host.insert(header::HOST, HeaderValue::from_str(host).unwrap());
         build(
-            &Target { host, path, query },
+            &RequestUrl::read(&uri, &with_host, false),
             rule,
             headers,
             None,
@@ -318,6 +399,34 @@ mod tests {
             key("a.EXAMPLE", "/p", Some("q=1"), &rule(), &HeaderMap::new())
         );
         assert_eq!(url(&of_variant(&made, &[0; 16], &[1; 32])), url(&made));
+    }
+
+    #[test]
+    fn requests_for_equivalent_urls_share_a_key_and_schemes_do_not() {
+        let read = |scheme, host: &'static str, uri: &'static str| {
+            let uri: Uri = uri.parse().unwrap();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            let url = RequestUrl::read(&uri, &headers, scheme == Scheme::Https);
+            let none = HeaderMap::new();
+            build(&url, &rule(), &none, None, &Secret::new(Some([1; 32]))).key
+        };
+        let one = read(Scheme::Http, "h", "/~a?b=c");
+        for (host, uri) in [
+            ("H:80", "/%7Ea?b=c"),
+            ("h:", "/%7ea?%62=c"),
+            ("evil", "http://h/~a?b=c"),
+        ] {
+            assert_eq!(one, read(Scheme::Http, host, uri), "{host}{uri}");
+        }
+        for (scheme, host, uri) in [
+            (Scheme::Https, "h", "/~a?b=c"),
+            (Scheme::Http, "h:443", "/~a?b=c"),
+            (Scheme::Http, "h", "//~a?b=c"),
+            (Scheme::Http, "h", "/~a%3Fb=c"),
+        ] {
+            assert_ne!(one, read(scheme, host, uri), "{scheme:?} {host}{uri}");
+        }
     }
 
     #[test]
@@ -356,6 +465,11 @@ mod tests {
         let only = QueryRule::Only(vec!["a".into()]);
         assert_eq!(made("a=1&b=2", only.clone()), made("a=1&b=3", only.clone()));
         assert_ne!(made("a=1", only.clone()), made("a=2", only));
+        let only = QueryRule::Only(vec!["id".into()]);
+        assert_ne!(made("%69d=1", only.clone()), made("%69d=2", only.clone()));
+        assert_eq!(made("i+d=1", only.clone()), made("i+d=2", only));
+        let except = QueryRule::Except(vec!["id".into()]);
+        assert_eq!(made("a=1&%69%64=2", except.clone()), made("a=1", except));
         let except = QueryRule::Except(vec!["utm".into()]);
         assert_eq!(made("a=1&utm=x", except.clone()), made("a=1&utm=y", except));
         assert_eq!(
@@ -391,7 +505,11 @@ mod tests {
                 }
                 key(&of.0, &of.1, of.2.as_deref(), &rule, &headers)
             };
-            prop_assert_eq!(made(&a) == made(&b), a == b);
+            let normal = |of: &(String, String, Option<String>, Option<String>)| {
+                let query = of.2.clone().filter(|query| !query.is_empty());
+                (of.0.clone(), of.1.clone(), query, of.3.clone())
+            };
+            prop_assert_eq!(made(&a) == made(&b), normal(&a) == normal(&b));
         }
 
         #[test]

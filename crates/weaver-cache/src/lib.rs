@@ -41,8 +41,13 @@
 //!
 //! - A response to a request with credentials is shared only if it says so (RFC 9111 §3.5).
 //! - With `per_user` each user has a store of its own, found under a keyed BLAKE3 hash of the
-//!   [`Principal`] that the application authenticated, or else of the Authorization header. Neither
-//!   tokens nor cookies, nor their plain hashes, reach a key, Redis or a log.
+//!   [`Principal`] that the application authenticated, or else of what the rule lists as identity, or
+//!   else of the Authorization header. Where nothing of it is there, nothing is stored. Neither tokens
+//!   nor cookies, nor their plain hashes, reach a key, Redis or a log.
+//! - The key has the scheme ([`Https`]), the host and the target in normal form
+//!   ([`policy::url`]), and what the handler depends on besides must be in the key or in Vary. The
+//!   application therefore settles first what a request is: a proxy's forwarding fields, fields that
+//!   Connection lists, paths with dot segments.
 //! - Keys are injective and entries carry theirs in full; an entry read from Redis that carries
 //!   another is no entry.
 //! - The application must authenticate before this middleware, or a hit answers whoever asks.
@@ -81,7 +86,7 @@ mod shared;
 pub use config::{CacheConfig, CachePattern};
 pub use handle::{CacheHandle, CacheStore, PurgeError};
 pub use hot::HotUrl;
-pub use identity::Principal;
+pub use identity::{IdentitySource, Principal};
 pub use inspect::{Standing, Stored};
 pub use journal::{Position, Purge, roster::Node};
 pub use middleware::{CacheFuture, ResponseCache, ResponseCacheService};
@@ -100,6 +105,17 @@ pub enum OriginUnreachable {
     /// [`Policy::grace`](policy::Policy::grace) says.
     Known,
 }
+
+/// Marks a request that its client has made by https: the application puts it into the request's
+/// extensions, before the cache sees the request. Where the application itself is configured as
+/// secure, all requests count as such.
+#[derive(Clone, Copy, Debug)]
+pub struct Https;
+
+/// Marks a request that goes past the cache, for this reason: the application puts it into the
+/// request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct PassBy(pub policy::Bypass);
 
 /// Marks a request for which a stored response may stand in, should the handler know that the
 /// origin is failing: the cache puts it into the request's extensions. The handler may then answer

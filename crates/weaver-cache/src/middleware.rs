@@ -24,6 +24,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
+use weaver_cache_policy::path::judge;
 
 /// The response cache, an Actix middleware.
 ///
@@ -37,15 +38,20 @@ pub struct ResponseCache {
 }
 
 impl ResponseCache {
-    /// A cache with the patterns of its configuration.
+    /// A cache with the patterns of its configuration. They match a path as a strict reader resolves it
+    /// ([`judge`](crate::policy::path::judge)); one that readers resolve differently goes past the
+    /// cache.
     #[must_use]
     pub fn new(config: CacheConfig, store: CacheStore) -> Self {
         let patterns = config.rules();
         Self::with_rules(config, store, move |req| {
-            let path = req.uri().path();
+            let judged = judge(req.uri().path()).ok()?;
+            if judged.has_dots || !judged.readings.is_empty() {
+                return None;
+            }
             patterns
                 .iter()
-                .find(|(pattern, _)| pattern.matches(path))
+                .find(|(pattern, _)| pattern.matches(&judged.path))
                 .map(|(_, rule)| Arc::clone(rule))
         })
     }

@@ -1,9 +1,17 @@
+use crate::{IdentitySource, key};
 use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 use weaver_cache_policy::Policy;
 use weaver_metrics::{CacheMetrics, RouteCacheMetrics};
 
-/// Which part of the query is part of the key.
+/// Which part of the query is part of the key. Names are compared as an origin reads them, with
+/// escapes and `+` decoded.
+///
+/// Whoever answers behind the cache must not depend on the rest:
+/// [`Rule::query_as_keyed`] gives what it may see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum QueryRule {
     /// All of it, as it stands.
@@ -32,8 +40,12 @@ pub struct Rule {
     pub name: Arc<str>,
     /// What is stored and for how long.
     pub policy: Policy,
-    /// Whether each user has a store of their own.
+    /// Whether each user has a store of their own. A request of which nothing tells whose it is goes
+    /// past the cache.
     pub per_user: bool,
+    /// What tells users apart where there is no [`Principal`](crate::Principal): all of these that
+    /// a request has. Where none are listed, Authorization does.
+    pub identity: Vec<IdentitySource>,
     /// Request headers that join the key. `Authorization` stands for the credentials, however they
     /// came: where a [`Principal`](crate::Principal) is known it is used in place of the header.
     pub vary_on: Vec<HeaderName>,
@@ -76,6 +88,7 @@ impl Rule {
             name: name.into(),
             policy,
             per_user: false,
+            identity: Vec::new(),
             vary_on: Vec::new(),
             query: QueryRule::Keep,
             sort_query: false,
@@ -95,6 +108,13 @@ impl Rule {
         self
     }
 
+    /// Sets what tells users apart where nobody has authenticated them.
+    #[must_use]
+    pub fn identity(mut self, sources: Vec<IdentitySource>) -> Self {
+        self.identity = sources;
+        self
+    }
+
     /// Sets the request headers that join the key.
     #[must_use]
     pub fn vary_on(mut self, headers: Vec<HeaderName>) -> Self {
@@ -107,6 +127,28 @@ impl Rule {
     pub fn query(mut self, query: QueryRule) -> Self {
         self.query = query;
         self
+    }
+
+    /// The part of a query that joins the key, in the key's order: what whoever answers behind the
+    /// cache may see of it, so that nothing that is not in the key shapes what is stored.
+    ///
+    /// ```
+    /// use weaver_cache::{QueryRule, Rule, policy::Policy};
+    ///
+    /// let rule = Rule::new("r", Policy::standard()).query(QueryRule::Only(vec!["id".into()]));
+    /// assert_eq!(rule.query_as_keyed(Some("a=1&%69d=2")).as_deref(), Some("%69d=2"));
+    /// assert_eq!(rule.query_as_keyed(Some("a=1")), None);
+    /// ```
+    #[must_use]
+    pub fn query_as_keyed<'a>(&self, query: Option<&'a str>) -> Option<Cow<'a, str>> {
+        let query = query?;
+        match &self.query {
+            QueryRule::Keep if !self.sort_query => Some(Cow::Borrowed(query)),
+            QueryRule::Ignore => None,
+            rule => Some(key::kept(query, rule, self.sort_query))
+                .filter(|kept| !kept.is_empty())
+                .map(Cow::Owned),
+        }
     }
 
     /// Whether the request is one that the rule sends past the cache.

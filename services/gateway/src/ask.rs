@@ -53,7 +53,15 @@ pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpRes
         return problem(StatusCode::BAD_REQUEST, what);
     };
     if let Some(upstream) = &caller.state.config.ask.upstream {
-        let mut response = proxy::ask(req, body, caller.context, upstream, caller.clients).await;
+        let mut response = proxy::ask(
+            req,
+            body,
+            caller.context,
+            upstream,
+            caller.clients,
+            &caller.state.mark,
+        )
+        .await;
         response.headers_mut().append(
             header::HeaderName::from_static("cache-status"),
             HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),

@@ -139,6 +139,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Err(faults) => return Ok(refused(&faults)),
             };
             let guard = telemetry::install(&config.telemetry)?;
+            for warning in &config.warnings {
+                tracing::warn!("{warning}");
+            }
             let outcome = actix_web::rt::System::new().block_on(server::run(config));
             guard.shutdown();
             outcome.map(|()| ExitCode::SUCCESS)
@@ -156,6 +159,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Check { config } => Ok(match Config::load(config.as_deref(), &environment) {
             Ok(config) => {
+                for warning in &config.warnings {
+                    println!("warning: {warning}");
+                }
                 let routes = config.routes.len();
                 println!(
                     "the configuration is valid; {routes} route{}",

@@ -11,7 +11,7 @@ mod values;
 
 pub(crate) use sections::routes_upstream;
 pub use sections::{
-    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination,
+    AdminConfig, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination,
     HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig,
     RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig,
     WarmConfig,
@@ -58,6 +58,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// `[[routes]]`, the longest path first.
     pub routes: Vec<RouteConfig>,
+    /// What is allowed, and hardly meant: one sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Config {

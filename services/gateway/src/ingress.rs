@@ -1,11 +1,20 @@
-//! Everything before the cache: limits and host check, request id, authentication, rate limit, CORS.
+//! Everything before the cache: the canonical request, limits, request id, authentication, rate limit,
+//! CORS.
+//!
+//! In comes a request as a client wrote it. Out goes the canonical request: its head is rewritten to
+//! what will go upstream ([`canonical`]), so that the cache's key and Vary, the handlers and the
+//! upstream read the same request, and nothing else can be had of it.
 //!
 //! One middleware and not five, because each costs a hit an allocation and a poll. Its order is that
 //! of the design: nothing is looked up for a request that is not allowed.
 
+mod authority;
 mod body;
+mod canonical;
 mod client;
 mod cors;
+pub(crate) mod fields;
+mod loops;
 
 use crate::{
     auth::Identity,
@@ -28,7 +37,9 @@ use actix_web::{
     },
 };
 use body::IngressBody;
-use client::Client;
+pub(crate) use canonical::{Canonical, judged_path};
+pub(crate) use client::Client;
+pub(crate) use loops::Mark;
 use pin_project_lite::pin_project;
 use std::{
     future::{Ready, ready as ready_now},
@@ -41,7 +52,10 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use weaver_cache::{Principal, Rule};
+use weaver_cache::{
+    Https, PassBy, Principal, Rule,
+    policy::{Bypass, url::Scheme},
+};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -49,7 +63,8 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 pub(crate) struct RequestContext {
     pub(crate) matched: Matched,
     pub(crate) identity: Option<Arc<Identity>>,
-    pub(crate) client: Client,
+    /// What the request is, beside its head.
+    pub(crate) canonical: Canonical,
     pub(crate) request_id: HeaderValue,
 }
 
@@ -105,17 +120,18 @@ where
 
     forward_ready!(service);
 
-    fn call(&self, req: ServiceRequest) -> Self::Future {
+    fn call(&self, mut req: ServiceRequest) -> Self::Future {
         let started = Instant::now();
         let state = Arc::clone(&self.state);
         let request_id = request_id(req.headers());
-        let context = admit(&state, &req, request_id.clone());
+        let context = admit(&state, &mut req, request_id.clone());
         let (context, budget) = match context {
             Ok(context) => context,
             Err(refused) => {
                 let mut response = *refused;
                 finish_own(&state, response.headers_mut(), &request_id);
-                let matched = state.routes.find(req.path(), false);
+                let path = judged_path(req.uri().path());
+                let matched = state.routes.find(&path, false);
                 matched
                     .metrics
                     .count(response.status().as_u16(), started.elapsed());
@@ -143,6 +159,12 @@ where
             let mut extensions = req.extensions_mut();
             if let Some(identity) = &context.identity {
                 extensions.insert(Principal(Arc::clone(&identity.user)));
+            }
+            if context.canonical.scheme == Scheme::Https {
+                extensions.insert(Https);
+            }
+            if context.canonical.ambiguous {
+                extensions.insert(PassBy(Bypass::AmbiguousPath));
             }
             extensions.insert(context);
         }
@@ -242,7 +264,7 @@ impl ResponseFinisher {
 fn access_log(req: &ServiceRequest, context: &RequestContext) -> Log {
     let (method, path) = (req.method().clone(), req.path().to_owned());
     let request_id = context.request_id.clone();
-    let client = context.client.address;
+    let client = context.canonical.client.address;
     Box::new(move |status, took: Duration| {
         tracing::info!(
             target: "weaver_gateway::access",
@@ -260,12 +282,12 @@ type Refused = Box<HttpResponse>;
 
 fn admit(
     state: &State,
-    req: &ServiceRequest,
+    req: &mut ServiceRequest,
     request_id: HeaderValue,
 ) -> Result<(RequestContext, Option<Budget>), Refused> {
     let server = &state.config.server;
-    let headers = req.headers();
-    let head: usize = headers
+    let head: usize = req
+        .headers()
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
@@ -276,7 +298,9 @@ fn admit(
             "the head of the request is larger than max_head",
         ));
     }
-    check_host(state, req)?;
+    let mut canonical = canonical::establish(state, req)?;
+    let path = canonical::judged(req.uri().path())?;
+    let headers = req.headers();
     if let Some(length) = headers.get(header::CONTENT_LENGTH)
         && length
             .to_str()
@@ -290,12 +314,12 @@ fn admit(
             "the body of the request is larger than max_body",
         ));
     }
-    let client = Client::of(req, &server.trusted_proxies);
     if let Some(preflight) = cors::preflight(&state.config.cors, req.method(), headers) {
         return Err(Box::new(preflight));
     }
-    let wants_text = req.path() == "/metrics" && crate::builtin::wants_text(headers);
-    let matched = state.routes.find(req.path(), wants_text);
+    let wants_text = path.path == "/metrics" && crate::builtin::wants_text(headers);
+    let matched = state.routes.find(&path.path, wants_text);
+    canonical.ambiguous |= canonical::is_ambiguous(state, &path, &matched)?;
     let open = matches!(matched.target, Target::Health);
     let identity = if open {
         None
@@ -312,14 +336,17 @@ fn admit(
         })?
     };
     let budget = match &state.limiter {
-        Some(limiter) => Some(limit(limiter, identity.as_deref(), &client)?),
-        None => None,
+        // A probe that is refused restarts a healthy node.
+        Some(limiter) if !open => Some(limit(limiter, identity.as_deref(), &canonical.client)?),
+        _ => None,
     };
+    drop(path);
+    canonical::keep_query_as_keyed(req, matched.rule.as_deref())?;
     Ok((
         RequestContext {
             matched,
             identity,
-            client,
+            canonical,
             request_id,
         },
         budget,
@@ -356,46 +383,6 @@ fn limit_fields(limiter: &crate::limit::Limiter, budget: &Budget, headers: &mut 
 
 fn refuse(status: StatusCode, what: &str) -> Refused {
     Box::new(problem(status, what))
-}
-
-/// One Host, and one that is served (RFC 9112 §3.2).
-fn check_host(state: &State, req: &ServiceRequest) -> Result<(), Refused> {
-    let mut hosts = req.headers().get_all(header::HOST);
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().ok(),
-        (None, None) if req.version() < actix_web::http::Version::HTTP_11 => Some(""),
-        _ => None,
-    };
-    let Some(host) = host else {
-        return Err(refuse(
-            StatusCode::BAD_REQUEST,
-            "the request needs exactly one Host",
-        ));
-    };
-    let trusted = &state.config.server.trusted_hosts;
-    if trusted.is_empty() {
-        return Ok(());
-    }
-    let name = host
-        .rsplit_once(':')
-        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-    let name = name.map_or(host, |(name, _)| name).to_ascii_lowercase();
-    let served = trusted
-        .iter()
-        .any(|wanted| match wanted.strip_prefix("*.") {
-            Some(domain) => name
-                .strip_suffix(domain)
-                .is_some_and(|rest| rest.ends_with('.')),
-            None => *wanted == name,
-        });
-    if served {
-        Ok(())
-    } else {
-        Err(refuse(
-            StatusCode::MISDIRECTED_REQUEST,
-            "the host is not served here",
-        ))
-    }
 }
 
 /// The client's id if it has the form of one, otherwise a new one.

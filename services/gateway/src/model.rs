@@ -244,7 +244,7 @@ async fn lead_fetch(
 
 /// Whose budget a call is on.
 fn subject(context: &RequestContext) -> Subject {
-    match (&context.identity, context.client.address) {
+    match (&context.identity, context.canonical.client.address) {
         (Some(identity), _) => Subject::User(Arc::clone(&identity.user)),
         (None, Some(address)) => Subject::address(address),
         (None, None) => Subject::Address(std::net::IpAddr::from([0, 0, 0, 0])),

@@ -1,7 +1,7 @@
 //! Which route a request takes, and how it is cached.
 
 use crate::{
-    config::{Config, RouteCache, RouteConfig},
+    config::{AuthMode, Config, RouteCache, RouteConfig},
     model::Endpoint,
     proxy::Upstreams,
 };
@@ -38,9 +38,36 @@ pub(crate) struct Matched {
     pub(crate) metrics: RouteHttpMetrics,
 }
 
+impl Target {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Route(one), Self::Route(other)) => Arc::ptr_eq(one, other),
+            (Self::Model(one), Self::Model(other)) => one == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl Matched {
+    pub(crate) fn has_same_target(&self, other: &Self) -> bool {
+        self.target.is(&other.target)
+    }
+
+    /// Whether both go to the same target, and are cached in the same way.
+    pub(crate) fn has_same_rules(&self, other: &Self) -> bool {
+        let same_rule = match (&self.rule, &other.rule) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_rule && self.has_same_target(other)
+    }
+}
+
 pub(crate) struct Routes {
     routes: Vec<Arc<Route>>,
     patterns: Vec<(Pattern, Arc<Rule>)>,
+    /// `/whoami` where nobody is known: the same for all.
+    whoami_of_nobody: Option<Arc<Rule>>,
     built_in: Vec<(&'static str, Target, RouteHttpMetrics)>,
     nothing: RouteHttpMetrics,
 }
@@ -71,9 +98,17 @@ impl Routes {
             built_in.extend(Endpoint::ALL.map(model));
             built_in.push(("/v1/models", Target::ModelList));
         }
+        let patterns = config.cache.rules();
+        let whoami = patterns
+            .iter()
+            .find(|(pattern, _)| pattern.matches("/whoami"));
+        let whoami_of_nobody = whoami
+            .filter(|(_, rule)| rule.per_user && matches!(config.auth.mode, AuthMode::None))
+            .map(|(_, rule)| Arc::new(Rule::clone(rule).per_user(false)));
         Self {
             routes,
-            patterns: config.cache.rules(),
+            whoami_of_nobody,
+            patterns,
             built_in: built_in
                 .into_iter()
                 .map(|(path, target)| (path, target, metrics.route(path)))
@@ -86,6 +121,8 @@ impl Routes {
         &self.routes
     }
 
+    /// `path` is one as a strict reader resolves it
+    /// ([`judge`](weaver_cache::policy::path::judge)).
     pub(crate) fn find(&self, path: &str, wants_text: bool) -> Matched {
         for (known, target, metrics) in &self.built_in {
             if path == *known {
@@ -95,7 +132,13 @@ impl Routes {
                     Target::Metrics => !wants_text,
                     _ => true,
                 };
-                let rule = if cached { self.pattern(path) } else { None };
+                let rule = match target {
+                    Target::Whoami if self.whoami_of_nobody.is_some() => {
+                        self.whoami_of_nobody.clone()
+                    }
+                    _ if cached => self.pattern(path),
+                    _ => None,
+                };
                 return Matched {
                     target: target.clone(),
                     rule,
@@ -162,7 +205,8 @@ fn rule(route: &RouteConfig, cache: &CacheConfig) -> Option<Arc<Rule>> {
     });
     let mut rule = Rule::new(route.name.as_str(), policy)
         .per_user(route.per_user)
-        .vary_on(vary_on)
+        .identity(route.identity.clone())
+        .vary_on(cache.keyed(&vary_on))
         .query(route.query.clone().unwrap_or_default());
     rule.sort_query = route.sort_query;
     rule.tiers = route.tiers;

@@ -8,7 +8,7 @@ use crate::{
     auth::Authenticator,
     config::Config,
     handler,
-    ingress::Ingress,
+    ingress::{Ingress, Mark},
     limit::Limiter,
     model::Models,
     proxy::Clients,
@@ -161,6 +161,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         agents,
         warmer: Warmer::new(public_address),
         routes: Routes::new(&config, &http_metrics),
+        mark: mark(&config),
         auth: Authenticator::new(&config.auth)?,
         limiter: Limiter::new(&config.rate_limit),
         cache: RwLock::new(None),
@@ -195,6 +196,18 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         servers,
         tasks,
     })
+}
+
+/// Nodes that share a Redis wait for one another's fetches, so that a loop through any of them is one.
+fn mark(config: &Config) -> Mark {
+    let shared = config.redis.as_ref().map(|redis| {
+        let (host, port, prefix) = (&redis.host, redis.port, &config.cache.cache_prefix);
+        let secret = config.cache.identity_secret.unwrap_or_default();
+        let mut material = format!("{host}:{port}/{}/{prefix}/", redis.db).into_bytes();
+        material.extend_from_slice(&secret);
+        material
+    });
+    Mark::new(shared.as_deref())
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

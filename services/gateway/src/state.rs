@@ -1,8 +1,8 @@
 //! What all workers share.
 
 use crate::{
-    auth::Authenticator, config::Config, limit::Limiter, model::Models, routes::Routes,
-    warm::Warmer,
+    auth::Authenticator, config::Config, ingress::Mark, limit::Limiter, model::Models,
+    routes::Routes, warm::Warmer,
 };
 use parking_lot::RwLock;
 use std::{
@@ -25,6 +25,8 @@ use weaver_registry::AgentRegistry;
 pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) routes: Routes,
+    /// By which requests that come back are known.
+    pub(crate) mark: Mark,
     pub(crate) auth: Authenticator,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) cache: RwLock<Option<CacheHandle>>,

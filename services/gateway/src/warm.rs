@@ -4,7 +4,7 @@
 use crate::state::State;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -21,12 +21,13 @@ use std::{
     },
     time::Duration,
 };
+use subtle::ConstantTimeEq as _;
 use tokio::{
     sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use weaver_cache::{CacheHandle, HotUrl};
+use weaver_cache::{CacheHandle, HotUrl, policy::url::Url};
 
 /// URLs of one job.
 pub(crate) const MAX_URLS: usize = 10_000;
@@ -53,11 +54,18 @@ pub(crate) struct Order {
 
 /// A URL with its host.
 pub(crate) fn url(line: &str) -> Result<Uri, String> {
-    let uri: Uri = line.parse().map_err(|_| format!("{line:?} is no URL"))?;
-    match uri.authority() {
-        Some(_) => Ok(uri),
-        None => Err(format!("{line:?} needs its host: each host has its own")),
-    }
+    let bad = |why: &dyn std::fmt::Display| {
+        format!("{line:?}: {why}; it needs its host, as in http://example.com/path")
+    };
+    Url::parse(line).map_err(|error| bad(&error))?;
+    // What is asked for is the URL as it was written; only its identity is in normal form.
+    line.parse().map_err(|error| bad(&error))
+}
+
+fn random_token() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = || std::hash::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 /// The name and the value of `Name: value`.
@@ -113,9 +121,15 @@ impl Job {
     }
 }
 
+/// By this field a request of the warmer's own says that it stands for one by https; its value is
+/// known in this process alone.
+pub(crate) const BY_HTTPS: &str = "x-weaver-by-https";
+
 /// Runs the jobs; it stops them when it is dropped.
 pub(crate) struct Warmer {
     public: SocketAddr,
+    /// The value of [`BY_HTTPS`].
+    token: Arc<str>,
     jobs: Mutex<Jobs>,
 }
 
@@ -136,8 +150,14 @@ impl Warmer {
         }
         Self {
             public,
+            token: random_token().into(),
             jobs: Mutex::default(),
         }
+    }
+
+    /// Whether a value of [`BY_HTTPS`] is the warmer's own.
+    pub(crate) fn has_sent(&self, value: &[u8]) -> bool {
+        bool::from(value.ct_eq(self.token.as_bytes()))
     }
 
     /// Begins a job; `None` if too many run already.
@@ -157,7 +177,9 @@ impl Warmer {
         if jobs.known.len() > MAX_REMEMBERED {
             jobs.known.pop_front();
         }
-        jobs.tasks.spawn(work(self.public, order, Arc::clone(&job)));
+        let token = Arc::clone(&self.token);
+        jobs.tasks
+            .spawn(work(self.public, token, order, Arc::clone(&job)));
         Some(job)
     }
 
@@ -177,7 +199,7 @@ impl Warmer {
 
 type OwnClient = Client<HttpConnector, Empty<Bytes>>;
 
-async fn work(public: SocketAddr, order: Order, job: Arc<Job>) {
+async fn work(public: SocketAddr, token: Arc<str>, order: Order, job: Arc<Job>) {
     let client: OwnClient = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .set_host(false)
@@ -188,11 +210,11 @@ async fn work(public: SocketAddr, order: Order, job: Arc<Job>) {
         pace.tick().await;
         Some(((), pace))
     });
-    let (client, headers, known) = (&client, &order.headers, &job);
+    let (client, token, headers, known) = (&client, &*token, &order.headers, &job);
     futures_util::stream::iter(order.urls)
         .zip(pace)
         .for_each_concurrent(AT_ONCE, |(url, ())| async move {
-            let fetched = fetch(client, public, &url, headers);
+            let fetched = fetch(client, (public, token), &url, headers);
             let outcome = match timeout(DEADLINE, fetched).await {
                 Ok(Ok(Fetched::Stored)) => Ok(&known.stored),
                 Ok(Ok(Fetched::Hit)) => Ok(&known.hits),
@@ -214,7 +236,7 @@ enum Fetched {
 
 async fn fetch(
     client: &OwnClient,
-    public: SocketAddr,
+    (public, token): (SocketAddr, &str),
     url: &Uri,
     headers: &HeaderMap,
 ) -> Result<Fetched, String> {
@@ -225,6 +247,10 @@ async fn fetch(
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
     request.headers_mut().extend(headers.clone());
+    if url.scheme_str() == Some("https") {
+        let token = HeaderValue::from_str(token).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(BY_HTTPS, token);
+    }
     let response = client
         .request(request)
         .await

@@ -6,7 +6,9 @@ use crate::{
     entry::{MapFields, StoredFields},
     fill::{Reply, Times},
     flight::Lead,
-    invalidate, respond,
+    invalidate,
+    key::RequestUrl,
+    respond,
     shared::{Found, Shared},
 };
 use actix_http::body::MessageBody;
@@ -61,7 +63,7 @@ where
     let mut res = service.call(req).await?;
     if invalidation::is_non_error(res.status().as_u16()) {
         let purges = invalidate::by(&res);
-        match exchange.filter(|_| answers_get(&rule, &res, &times)) {
+        match exchange.filter(|exchange| !exchange.anonymous && answers_get(&rule, &res, &times)) {
             Some(exchange) => {
                 invalidate::apply_in_order(&shared, purges).await;
                 // What comes now is newer than the invalidation that it has caused itself.
@@ -81,13 +83,12 @@ where
 }
 
 /// Whether a response to POST is what a GET of the same URL would get: it says so with a
-/// Content-Location, and says how long it is fresh.
+/// Content-Location, and says how long it is fresh. What the rule would leave out of the query of a GET
+/// was sent here, so that only a query without it will do.
 fn answers_get<B>(rule: &Rule, res: &ServiceResponse<B>, times: &Times) -> bool {
-    let target = res
-        .request()
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
+    let url = RequestUrl::of_request(res.request());
+    let query = res.request().uri().query();
+    let as_keyed = rule.query_as_keyed(query).as_deref() == query;
     let answered = Answered {
         status: res.status().as_u16(),
         headers: &MapFields(res.headers()),
@@ -95,7 +96,8 @@ fn answers_get<B>(rule: &Rule, res: &ServiceResponse<B>, times: &Times) -> bool 
         received_at: times.received_at,
     };
     res.status() == StatusCode::OK
-        && invalidate::content_location(res).as_deref() == Some(target)
+        && as_keyed
+        && invalidate::content_location(res).as_deref() == Some(&*url.target())
         && store::is_explicitly_fresh(&rule.policy, &answered)
 }
 

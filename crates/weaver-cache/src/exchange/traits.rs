@@ -1,7 +1,8 @@
 //! What a request is like, and whether it goes past the cache.
 
-use crate::{Rule, shared::Shared};
+use crate::{PassBy, Rule, shared::Shared};
 use actix_web::{
+    HttpMessage as _,
     dev::ServiceRequest,
     http::{
         Method,
@@ -61,6 +62,8 @@ pub(super) fn past(
         || !matches!(*method, Method::GET | Method::HEAD)
     {
         Some(Past::Bypass(Bypass::Method, Forward::Method))
+    } else if let Some(PassBy(reason)) = req.extensions().get::<PassBy>() {
+        Some(Past::Bypass(*reason, Forward::Bypass))
     } else if rule.bypasses(req.headers()) {
         Some(Past::Bypass(Bypass::Rule, Forward::Bypass))
     } else if traits.upgrade || traits.body {

@@ -269,18 +269,12 @@ mod tests {
     };
     use proptest::prelude::*;
     use std::sync::Arc;
-    use weaver_cache_policy::{Lifetime, Policy};
+    use weaver_cache_policy::{Lifetime, Policy, url::Url};
 
     fn entry(target: &str, tags: &'static str, position: Position) -> Entry {
-        let (path, query) = target
-            .split_once('?')
-            .map_or((target, None), |(p, q)| (p, Some(q)));
         let rule = Rule::new("r", Policy::standard());
-        let target = key::Target {
-            host: "h",
-            path,
-            query,
-        };
+        let url = Url::parse(&format!("http://h{target}")).unwrap();
+        let target = key::RequestUrl::of_url(&url);
         let keyed = key::build(
             &target,
             &rule,

@@ -1,6 +1,6 @@
 //! `GET /entry?url=`: what each tier has for a URL, and what would become of it.
 
-use crate::{problem::problem, state::State, warm::header_line};
+use crate::{ingress::judged_path, problem::problem, state::State, warm::header_line};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
@@ -10,13 +10,11 @@ use actix_web::{
     web,
 };
 use serde_json::{Value, json};
-use weaver_cache::Stored;
+use weaver_cache::{Stored, policy::url::Url};
 
 /// The URL, and the headers of the request that is asked about.
 struct Asked {
-    host: String,
-    path: String,
-    query: Option<String>,
+    url: Url,
     headers: HeaderMap,
 }
 
@@ -39,17 +37,10 @@ impl Asked {
             }
         }
         let url = url.ok_or("url is missing")?;
-        let uri: http::Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
-        let host = uri
-            .authority()
-            .map(|authority| authority.as_str().to_ascii_lowercase())
-            .ok_or("url needs its host, as in http://example.com/path: each host has its own")?;
-        Ok(Self {
-            host,
-            path: uri.path().to_owned(),
-            query: uri.query().map(ToOwned::to_owned),
-            headers,
-        })
+        let url = Url::parse(&url).map_err(|error| {
+            format!("url {url:?}: {error}; it needs its host, as in http://example.com/path")
+        })?;
+        Ok(Self { url, headers })
     }
 }
 
@@ -64,11 +55,17 @@ pub(super) async fn entry(req: HttpRequest, state: web::Data<State>) -> HttpResp
             "the cache is not running yet",
         );
     };
-    let mut answer = json!({ "host": asked.host, "path": asked.path });
-    match state.routes.find(&asked.path, false).rule {
+    let mut url = asked.url;
+    let mut answer = json!({ "host": url.authority, "path": url.path() });
+    match state.routes.find(&judged_path(url.path()), false).rule {
         Some(rule) => {
-            let url = (&*asked.host, &*asked.path, asked.query.as_deref());
-            let stored = cache.inspect(&rule, url, &asked.headers, None).await;
+            let mut stored = cache.inspect(&rule, &url, &asked.headers, None).await;
+            if stored.is_empty() {
+                // Behind a proxy that ends TLS the scheme is easily taken for the other.
+                url.scheme = url.scheme.other();
+                stored = cache.inspect(&rule, &url, &asked.headers, None).await;
+            }
+            answer["url"] = json!(url.to_string());
             answer["rule"] = json!(&*rule.name);
             answer["per_user"] = json!(rule.per_user);
             answer["stored"] = stored.iter().map(view).collect();

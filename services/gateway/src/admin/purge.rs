@@ -9,7 +9,7 @@ use actix_web::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use weaver_cache::{CacheHandle, Position, Purge, PurgeError};
+use weaver_cache::{CacheHandle, Position, Purge, PurgeError, policy::url::UrlError};
 
 /// What to purge: exactly one of the first four.
 #[derive(Deserialize)]
@@ -27,52 +27,37 @@ struct PurgeRequest {
 const MAX_TAGS: usize = 1000;
 
 impl PurgeRequest {
-    fn purges(self) -> Result<Vec<Purge>, &'static str> {
+    fn purges(self) -> Result<Vec<Purge>, String> {
         const ONE: &str = "exactly one of url, tags, prefix and all is needed";
         match (self.url, self.tags, self.prefix, self.all) {
-            (Some(url), None, None, None) => {
-                let (host, target) = split(&url)?;
-                Ok(vec![Purge::Url { host, target }])
-            }
+            (Some(url), None, None, None) => Ok(vec![read("url", &url, Purge::url)?]),
             (None, Some(tags), None, None) => {
                 if tags.is_empty() || tags.len() > MAX_TAGS {
-                    return Err("tags has 1 to 1000 items");
+                    return Err("tags has 1 to 1000 items".to_owned());
                 }
                 if tags
                     .iter()
                     .any(|tag| tag.is_empty() || tag.contains([' ', ',', '\t']))
                 {
-                    return Err("a tag is not empty, and has neither space nor comma");
+                    return Err("a tag is not empty, and has neither space nor comma".to_owned());
                 }
                 Ok(tags.into_iter().map(Purge::Tag).collect())
             }
-            (None, None, Some(prefix), None) => {
-                let (host, prefix) = split(&prefix)?;
-                Ok(vec![Purge::Prefix { host, prefix }])
-            }
+            (None, None, Some(prefix), None) => Ok(vec![read("prefix", &prefix, Purge::prefix)?]),
             (None, None, None, Some(true)) => Ok(vec![Purge::All]),
-            _ => Err(ONE),
+            _ => Err(ONE.to_owned()),
         }
     }
 }
 
-/// Splits a URL into its host, if it has one, and path and query.
-fn split(url: &str) -> Result<(Option<String>, String), &'static str> {
-    if url.starts_with('/') {
-        return Ok((None, url.to_owned()));
-    }
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"))
-        .ok_or("a URL begins with http://, https:// or /")?;
-    let at = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, target) = rest.split_at(at);
-    let target = if target.starts_with('/') {
-        target.to_owned()
-    } else {
-        format!("/{target}")
-    };
-    Ok((Some(host.to_ascii_lowercase()), target))
+fn read(
+    key: &str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<Purge, UrlError>,
+) -> Result<Purge, String> {
+    parse(text).map_err(|error| {
+        format!("{key} {text:?}: {error}; it is a path such as /a or a URL such as http://host/a")
+    })
 }
 
 /// The longest that a purge waits for the nodes.
@@ -122,7 +107,7 @@ pub(super) async fn purge(
     };
     let purges = match purges {
         Ok(purges) => purges,
-        Err(what) => return problem(StatusCode::BAD_REQUEST, what),
+        Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
     };
     let Some(cache) = state.cache() else {
         return problem(
@@ -142,6 +127,9 @@ pub(super) async fn purge(
             Ok(at) => position = at,
             // The others hold in this node all the same.
             Err(PurgeError::LocalOnly(error)) => failed = Some(error),
+            Err(error @ PurgeError::NotAUrl(_)) => {
+                return problem(StatusCode::BAD_REQUEST, &error.to_string());
+            }
         }
     }
     if let Some(error) = failed {

@@ -1,9 +1,10 @@
 //! The sections, with their keys, defaults and ranges.
 
 use super::{Config, read::Section};
+use crate::ingress::fields;
 use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
-use weaver_cache::{Pattern, QueryRule};
+use weaver_cache::{CacheConfig, IdentitySource, Pattern, QueryRule, policy::url};
 
 mod agents;
 mod auth;
@@ -28,8 +29,13 @@ pub struct ServerConfig {
     pub admin_listen: SocketAddr,
     /// Worker threads; at least 1.
     pub workers: usize,
-    /// Hosts that are served; empty is any.
+    /// Hosts that are served, in normal form; empty is any.
     pub trusted_hosts: Vec<String>,
+    /// Request fields that are let through although a client may pass for another with them; they
+    /// are part of every key.
+    pub trusted_fields: Vec<HeaderName>,
+    /// What becomes of requests whose path readers resolve differently.
+    pub ambiguous_paths: AmbiguousPaths,
     /// Addresses and networks whose Forwarded and X-Forwarded-* count.
     pub trusted_proxies: Vec<(std::net::IpAddr, u8)>,
     /// How long running requests may take after SIGTERM.
@@ -46,6 +52,15 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+}
+
+/// What becomes of requests whose path readers resolve differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmbiguousPaths {
+    /// 400.
+    Refuse,
+    /// They go past the cache, if all readings lead to the same route.
+    Bypass,
 }
 
 /// Which responses get `X-Content-Type-Options`, `X-Frame-Options` and `Referrer-Policy`.
@@ -137,8 +152,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     let auth = auth::read(root.section("auth"));
     let redis_section = root.section("redis");
     let redis = redis::read(redis_section);
-    let cache = cache::read(root.section("cache"), &auth, redis.as_ref());
+    let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
+    cache.key_headers.clone_from(&server.trusted_fields);
+    cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
+    let routes = routes::read(root.tables("routes"), root);
     Config {
+        warnings: warnings(&auth, &cache, &routes),
         cors: cors(root.section("cors")),
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
@@ -148,13 +167,39 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         model_limits: models::limits(root.section("model_limits")),
         agents: agents::read(root.section("agents")),
         telemetry: telemetry(root.section("telemetry")),
-        routes: routes::read(root.tables("routes"), root),
+        routes,
         server,
         auth,
         redis,
         cache,
         admin,
     }
+}
+
+/// What is allowed, and hardly meant.
+fn warnings(auth: &AuthConfig, cache: &CacheConfig, routes: &[RouteConfig]) -> Vec<String> {
+    let nobody = matches!(auth.mode, AuthMode::None);
+    let unknown =
+        |per_user: bool, identity: &[IdentitySource]| nobody && per_user && identity.is_empty();
+    let patterns = cache.cache_patterns.iter().filter(|pattern| {
+        // What the gateway itself answers is the same for all where nobody is known.
+        pattern.path.as_str() != "/whoami" && unknown(pattern.per_user, &pattern.identity)
+    });
+    let patterns = patterns.map(|pattern| format!("cache.patterns.{:?}", pattern.path.as_str()));
+    let routes = routes
+        .iter()
+        .filter(|route| unknown(route.per_user, &route.identity))
+        .map(|route| format!("route {:?}", route.name));
+    patterns
+        .chain(routes)
+        .map(|place| {
+            format!(
+                "{place}: per_user is on, auth.mode is none and no identity is listed, so that only \
+                 requests with Authorization are cached; list what tells users apart, such as \
+                 identity = [\"cookie:session\"]"
+            )
+        })
+        .collect()
 }
 
 fn address(section: &mut Section<'_>, key: &str, default: SocketAddr) -> SocketAddr {
@@ -185,8 +230,32 @@ fn server(mut section: Section<'_>) -> ServerConfig {
         trusted_hosts: if hosts.iter().any(|host| host == "*") {
             Vec::new()
         } else {
-            hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+            let normal = |host: &String| {
+                let (wildcard, name) = match host.strip_prefix("*.") {
+                    Some(name) => ("*.", name),
+                    None => ("", host.as_str()),
+                };
+                let normal = url::host(name).map_err(|error| {
+                    let what = format!(
+                        "{host:?}: {error}; it is a host such as example.com, or *.example.com"
+                    );
+                    section.fault("trusted_hosts", &what);
+                });
+                normal.ok().map(|name| format!("{wildcard}{name}"))
+            };
+            hosts.iter().filter_map(normal).collect()
         },
+        trusted_fields: section
+            .parsed_list("trusted_fields", trusted_field)
+            .unwrap_or_default(),
+        ambiguous_paths: section.choice(
+            "ambiguous_paths",
+            AmbiguousPaths::Refuse,
+            &[
+                ("refuse", AmbiguousPaths::Refuse),
+                ("bypass", AmbiguousPaths::Bypass),
+            ],
+        ),
         trusted_proxies: section
             .parsed_list("trusted_proxies", network)
             .unwrap_or_default(),
@@ -283,6 +352,28 @@ fn telemetry(mut section: Section<'_>) -> TelemetryConfig {
     telemetry
 }
 
+/// A field that can be let through as a client sends it.
+fn trusted_field(text: &str) -> Result<HeaderName, String> {
+    let name = header(text)?;
+    if fields::is_not_keyable(&name) {
+        return Err(format!(
+            "{text:?} is written by the gateway, or is of one connection"
+        ));
+    }
+    Ok(name)
+}
+
+/// A field that can be part of a key: one that goes upstream as the client sends it.
+fn keyed_field(text: &str) -> Result<HeaderName, String> {
+    let name = header(text)?;
+    if fields::is_not_keyable(&name) {
+        return Err(format!(
+            "{text:?} cannot be part of a key: it is written by the gateway, or is of one connection"
+        ));
+    }
+    Ok(name)
+}
+
 /// A header name in any case.
 fn header(text: &str) -> Result<HeaderName, String> {
     HeaderName::from_str(text).map_err(|_| format!("{text:?} is no header name"))
@@ -295,6 +386,7 @@ fn pattern(text: &str) -> Result<Pattern, String> {
 /// The keys about caching that patterns and routes share.
 struct Keying {
     per_user: bool,
+    identity: Vec<IdentitySource>,
     vary_on: Option<Vec<HeaderName>>,
     query: Option<QueryRule>,
     sort_query: bool,
@@ -317,8 +409,14 @@ fn keying(section: &mut Section<'_>, per_user: bool) -> Keying {
     }
     Keying {
         per_user: section.flag("per_user", per_user),
+        identity: section
+            .parsed_list("identity", |text| {
+                text.parse()
+                    .map_err(|error: &str| format!("{text:?}: {error}"))
+            })
+            .unwrap_or_default(),
         sort_query: section.flag("sort_query", false),
-        vary_on: section.parsed_list("vary_on", header),
+        vary_on: section.parsed_list("vary_on", keyed_field),
         query: match (ignore, only, except) {
             (Some(true), ..) => Some(QueryRule::Ignore),
             (_, Some(names), _) => Some(QueryRule::Only(names)),

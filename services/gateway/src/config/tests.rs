@@ -205,3 +205,38 @@ fn the_ways_to_redis_are_configured_and_checked() {
         );
     }
 }
+
+#[test]
+fn a_store_for_each_user_without_an_identity_is_warned_of() {
+    let route =
+        "[[routes]]\npath = \"/\"\nname = \"r\"\nupstreams = [\"http://h\"]\nper_user = true\n";
+    let warned = parse(route).unwrap().warnings;
+    assert!(
+        warned.len() == 1 && warned[0].contains("route \"r\""),
+        "{warned:?}"
+    );
+    let identity = parse(&format!("{route}identity = [\"cookie:s\"]\n")).unwrap();
+    assert_eq!(identity.warnings, [""; 0]);
+    let known = format!("[auth]\nmode = \"api_key\"\napi_keys = [\"k:u\"]\n{route}");
+    assert_eq!(parse(&known).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn what_no_key_can_have_is_a_fault() {
+    let text = "[server]\ntrusted_fields = [\"connection\"]\ntrusted_hosts = [\"a b\"]\n\
+                [[routes]]\npath = \"/a/../b\"\nupstreams = [\"http://h\"]\n\
+                vary_on = [\"X-Forwarded-For\"]\nidentity = [\"session\"]\n";
+    let found = faults(text, &Environment::default());
+    for key in [
+        "server.trusted_fields",
+        "server.trusted_hosts",
+        "routes[0].path",
+        "routes[0].vary_on",
+        "routes[0].identity",
+    ] {
+        assert!(
+            found.iter().any(|line| line.starts_with(key)),
+            "{key} not among {found:#?}"
+        );
+    }
+}

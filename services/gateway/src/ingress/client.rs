@@ -1,83 +1,192 @@
 //! Where a request comes from, as far as the proxies before us are trusted.
+//!
+//! Addresses have one form: an IPv4 address that came in IPv6 (`::ffff:192.0.2.1`, RFC 4291 §2.5.5.2)
+//! is that IPv4 address, in limits, in logs and in what goes upstream.
 
 use actix_web::{
     dev::ServiceRequest,
     http::header::{HeaderMap, HeaderName},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use weaver_cache::policy::url::Scheme;
 
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Hops that are looked at, from the right; more are no chain of proxies.
+const MAX_HOPS: usize = 64;
+
 /// A request's origin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Client {
-    /// The client's address: the peer's, or what a trusted peer says.
+    /// The client's address: the peer's, or what trusted peers say.
     pub(crate) address: Option<IpAddr>,
     /// The peer's address.
     pub(crate) peer: Option<IpAddr>,
-    /// Whether the peer's forwarding headers count.
-    pub(crate) trusted: bool,
-    /// Whether the client came over TLS to a trusted proxy.
-    pub(crate) https: bool,
+    /// What a trusted peer said.
+    pub(crate) told: Option<Box<Told>>,
+}
+
+/// What a trusted proxy says of the request that it passes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The chain of X-Forwarded-For as one list, addresses in their one form.
+    pub(crate) chain: Option<String>,
+    /// The elements of Forwarded, as one list.
+    pub(crate) forwarded: Option<String>,
+    pub(crate) scheme: Option<Scheme>,
+    pub(crate) host: Option<String>,
+    pub(crate) port: Option<String>,
 }
 
 impl Client {
     pub(super) fn of(req: &ServiceRequest, trusted: &[(IpAddr, u8)]) -> Self {
-        let peer = req.peer_addr().map(|peer| peer.ip());
+        Self::read(req.peer_addr(), req.headers(), trusted)
+    }
+
+    fn read(peer: Option<SocketAddr>, headers: &HeaderMap, trusted: &[(IpAddr, u8)]) -> Self {
+        let peer = peer.map(|peer| peer.ip().to_canonical());
         let is_trusted = |address: IpAddr| {
-            trusted
-                .iter()
-                .any(|(network, bits)| within(address, *network, *bits))
+            let mut networks = trusted.iter();
+            networks.any(|(network, bits)| within(address, *network, *bits))
         };
-        if trusted.is_empty() || !peer.is_some_and(is_trusted) {
+        let Some(trusted_peer) = peer.filter(|peer| is_trusted(*peer)) else {
             return Self {
                 address: peer,
                 peer,
-                trusted: false,
-                https: false,
+                told: None,
             };
-        }
-        let headers = req.headers();
-        // The last address that no trusted proxy has is the client's: whoever stands before it may
-        // have written what they liked.
-        let forwarded = chain(headers).into_iter().rev();
-        let mut address = peer;
-        for hop in forwarded {
-            address = Some(hop);
+        };
+        let elements: Vec<Element> = list(headers, &FORWARDED).map(Element::read).collect();
+        let chain: Vec<&str> = list(headers, &X_FORWARDED_FOR).collect();
+        // X-Forwarded-For where it is there, else Forwarded (RFC 7239 §5.2).
+        let hops: Vec<Option<IpAddr>> = if chain.is_empty() {
+            elements.iter().map(|element| element.node).collect()
+        } else {
+            chain.iter().map(|hop| node(hop)).collect()
+        };
+        // Whoever stands before a hop that is not trusted, or that cannot be read, may have written
+        // what they liked.
+        let mut address = trusted_peer;
+        for hop in hops.into_iter().rev().take(MAX_HOPS) {
+            let Some(hop) = hop else { break };
+            address = hop;
             if !is_trusted(hop) {
                 break;
             }
         }
-        let https = headers
-            .get(X_FORWARDED_PROTO)
-            .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+        // The last that was said: by the proxy nearest to us.
+        let nearest = elements.last();
+        let said = |name: &HeaderName| list(headers, name).last().map(str::to_owned);
+        let told = Told {
+            scheme: said(&X_FORWARDED_PROTO)
+                .or_else(|| nearest.and_then(|element| element.proto.clone()))
+                .and_then(|proto| scheme(&proto)),
+            host: said(&X_FORWARDED_HOST)
+                .or_else(|| nearest.and_then(|element| element.host.clone())),
+            port: said(&X_FORWARDED_PORT),
+            chain: (!chain.is_empty()).then(|| {
+                let hops = chain.iter().map(|hop| match node(hop) {
+                    Some(address) => address.to_string(),
+                    None => (*hop).to_owned(),
+                });
+                hops.collect::<Vec<_>>().join(", ")
+            }),
+            forwarded: (!elements.is_empty()).then(|| {
+                let texts: Vec<_> = list(headers, &FORWARDED).collect();
+                texts.join(", ")
+            }),
+        };
         Self {
-            address,
+            address: Some(address),
             peer,
-            trusted: true,
-            https,
+            told: Some(Box::new(told)),
         }
     }
 }
 
-/// The addresses of X-Forwarded-For; the readable ones, in order.
-fn chain(headers: &HeaderMap) -> Vec<IpAddr> {
-    headers
-        .get_all(X_FORWARDED_FOR)
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|hop| {
-            let hop = hop.trim().trim_matches('"');
-            let bare = hop
-                .strip_prefix('[')
-                .and_then(|rest| rest.split(']').next())
-                .unwrap_or(hop);
-            bare.parse()
-                .or_else(|_| bare.split(':').next().unwrap_or("").parse())
-                .ok()
+/// The members of a field's lines, as one list; commas in quotes do not separate.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers
+        .get_all(name)
+        // What cannot be read stays a member, at which the walk along the chain ends.
+        .map(|line| line.to_str().unwrap_or("unknown"));
+    lines.flat_map(members).filter(|member| !member.is_empty())
+}
+
+fn members(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |letter| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    })
+    .map(str::trim)
+}
+
+fn scheme(proto: &str) -> Option<Scheme> {
+    match proto.to_ascii_lowercase().as_str() {
+        "https" | "wss" => Some(Scheme::Https),
+        "http" | "ws" => Some(Scheme::Http),
+        _ => None,
+    }
+}
+
+/// One element of Forwarded.
+#[derive(Default)]
+struct Element {
+    node: Option<IpAddr>,
+    host: Option<String>,
+    proto: Option<String>,
+}
+
+impl Element {
+    fn read(text: &str) -> Self {
+        let mut element = Self::default();
+        let mut quoted = false;
+        let pairs = text.split(move |letter| {
+            quoted ^= letter == '"';
+            letter == ';' && !quoted
+        });
+        for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
+            let value = value.trim().trim_matches('"');
+            match name.trim().to_ascii_lowercase().as_str() {
+                "for" => element.node = node(value),
+                "host" => element.host = Some(value.to_owned()),
+                "proto" => element.proto = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        element
+    }
+}
+
+/// An address, with or without a port (RFC 7239 §6).
+fn node(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    let address: IpAddr = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            is_port(port).then(|| address.parse().ok())??
+        }
+        None => match text.parse() {
+            Ok(address) => address,
+            Err(_) => {
+                let (address, port) = text.split_once(':')?;
+                is_port(&format!(":{port}")).then(|| address.parse().ok())??
+            }
+        },
+    };
+    Some(address.to_canonical())
+}
+
+fn is_port(text: &str) -> bool {
+    text.is_empty()
+        || text.strip_prefix(':').is_some_and(|port| {
+            !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
         })
-        .collect()
 }
 
 fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
@@ -97,6 +206,25 @@ fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    fn read(peer: &str, fields: &[(&'static str, &str)]) -> Client {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let trusted = [("10.0.0.0".parse().unwrap(), 8)];
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+        Client::read(Some(peer), &headers, &trusted)
+    }
+
+    fn address(fields: &[(&'static str, &str)]) -> String {
+        let client = read("::ffff:10.0.0.1", fields);
+        client.address.unwrap().to_string()
+    }
 
     #[test]
     fn networks_contain_their_addresses() {
@@ -109,5 +237,66 @@ mod tests {
         assert!(within("::ffff:10.1.2.3", "10.0.0.0", 8));
         assert!(within("2001:db8::1", "2001:db8::", 32));
         assert!(!within("2001:db9::1", "2001:db8::", 32));
+    }
+
+    #[test]
+    fn an_address_has_one_form_and_an_untrusted_peer_tells_nothing() {
+        let client = read("::ffff:192.0.2.1", &[("x-forwarded-for", "1.1.1.1")]);
+        assert_eq!(client.address.unwrap().to_string(), "192.0.2.1");
+        assert!(client.told.is_none());
+        assert_eq!(address(&[("x-forwarded-for", "::ffff:1.2.3.4")]), "1.2.3.4");
+    }
+
+    #[test]
+    fn the_walk_ends_at_the_first_hop_that_is_not_trusted_or_not_read() {
+        let of = |lines: &[&'static str]| {
+            let fields: Vec<_> = lines
+                .iter()
+                .map(|line| ("x-forwarded-for", *line))
+                .collect();
+            address(&fields)
+        };
+        assert_eq!(of(&["9.9.9.9, 1.1.1.1, 10.0.0.7"]), "1.1.1.1");
+        assert_eq!(of(&["9.9.9.9", "1.1.1.1", "10.0.0.7"]), "1.1.1.1");
+        assert_eq!(of(&["9.9.9.9, unknown, 10.0.0.7"]), "10.0.0.7");
+        assert_eq!(of(&["9.9.9.9, 10.0.0.7:80x"]), "10.0.0.1");
+        assert_eq!(of(&["1.1.1.1:4711"]), "1.1.1.1");
+        assert_eq!(of(&["[2001:db8::1]:4711"]), "2001:db8::1");
+        assert_eq!(of(&["10.0.0.8, 10.0.0.9"]), "10.0.0.8");
+        assert_eq!(of(&["1.1.1.1, \u{e9}"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn forwarded_counts_where_there_is_no_other() {
+        let field =
+            "for=9.9.9.9;proto=http, For=\"[2001:db8::1]:80\";Host=\"a,b.example\";proto=HTTPS";
+        let client = read("10.0.0.1", &[("forwarded", field)]);
+        assert_eq!(client.address.unwrap().to_string(), "2001:db8::1");
+        let told = client.told.unwrap();
+        assert_eq!(told.scheme, Some(Scheme::Https));
+        assert_eq!(told.host.as_deref(), Some("a,b.example"));
+        assert_eq!(told.chain, None);
+        assert_eq!(
+            address(&[("forwarded", field), ("x-forwarded-for", "1.1.1.1")]),
+            "1.1.1.1"
+        );
+    }
+
+    #[test]
+    fn several_lines_are_one_list_and_the_nearest_counts() {
+        let client = read(
+            "10.0.0.1",
+            &[
+                ("x-forwarded-for", "::ffff:1.1.1.1"),
+                ("x-forwarded-for", "10.0.0.7"),
+                ("x-forwarded-proto", "http, https"),
+                ("x-forwarded-host", "forged"),
+                ("x-forwarded-host", "real"),
+            ],
+        );
+        let told = client.told.unwrap();
+        assert_eq!(told.chain.as_deref(), Some("1.1.1.1, 10.0.0.7"));
+        assert_eq!(told.scheme, Some(Scheme::Https));
+        assert_eq!(told.host.as_deref(), Some("real"));
     }
 }

@@ -22,13 +22,15 @@ use weaver_model_cache::{Answer, Lead, Ticket, Usage};
 /// Bytes of an answer that is not recorded that are looked at for what it cost.
 const INSPECTED: u64 = 1 << 20;
 /// The client's fields that an upstream of models may see. No credentials are among them.
-const PASSED: [&str; 6] = [
+const PASSED: [&str; 8] = [
     "accept",
+    "cdn-loop",
     "openai-organization",
     "openai-project",
     "openai-beta",
     "traceparent",
     "tracestate",
+    "via",
 ];
 
 pub(super) struct Fill {
@@ -74,6 +76,16 @@ pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::Heade
             if let Some((name, value)) = convert::field(&HeaderName::from_static(name), value) {
                 fields.append(name, value);
             }
+        }
+    }
+    // By these the call is known should the upstream lead back here.
+    let mark = caller.state.mark.name();
+    for (name, text) in [
+        ("via", format!("1.1 {mark}")),
+        ("cdn-loop", mark.to_owned()),
+    ] {
+        if let Ok(value) = http::HeaderValue::try_from(text) {
+            fields.append(name, value);
         }
     }
     let mut put = |name: &'static str, text: &str| {

@@ -1,12 +1,14 @@
 //! Header fields between client and upstream.
 
-use crate::{convert, ingress::RequestContext};
+use crate::{
+    convert,
+    ingress::{Canonical, Mark, RequestContext},
+};
 use actix_web::{
     HttpRequest,
     http::header::{HeaderMap, HeaderName},
 };
-use std::net::IpAddr;
-use weaver_cache::policy::validation::HOP_BY_HOP;
+use weaver_cache::policy::{url::Authority, validation::HOP_BY_HOP};
 
 /// Names that a Connection field lists, in lower case.
 fn named(lines: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
@@ -21,47 +23,24 @@ fn named(lines: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
         .collect()
 }
 
-fn is_forwarding(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "x-forwarded-for"
-            | "x-forwarded-proto"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "forwarded"
-            | "x-real-ip"
-    )
-}
-
-/// The fields of the request to the upstream.
+/// The fields of the request to the upstream: those of the canonical request, and what the gateway
+/// writes of where it comes from.
 ///
-/// Gone are those of the connection (RFC 9110 §7.6.1), Expect, which this gateway has answered, and
-/// what an untrusted client says of where it comes from. Added are Via, X-Forwarded-* and Forwarded
-/// (RFC 7239).
+/// Those that frame the message are for the connection to the upstream to write (RFC 9112 §6).
+/// Added are Via, CDN-Loop (RFC 8586), X-Forwarded-* and Forwarded (RFC 7239). `host` stands in for
+/// the effective host in Host alone: the route's upstream is known by another name.
 pub(super) fn of_request(
     req: &HttpRequest,
     context: &RequestContext,
+    mark: &Mark,
     host: Option<&str>,
-    upgrade: bool,
 ) -> http::HeaderMap {
     let given = req.headers();
+    let canonical = &context.canonical;
     let mut fields = http::HeaderMap::with_capacity(given.len() + 8);
-    let connection = given
-        .get_all("connection")
-        .map(|line| line.as_bytes().to_vec());
-    let listed = if given.contains_key("connection") {
-        named(connection)
-    } else {
-        Vec::new()
-    };
-    let client = &context.client;
     for (name, value) in given {
         let text = name.as_str();
-        if HOP_BY_HOP.contains(&text)
-            || matches!(text, "expect" | "host" | "content-length")
-            || listed.iter().any(|listed| listed == text)
-            || (!client.trusted && is_forwarding(name))
-        {
+        if matches!(text, "host" | "content-length") || HOP_BY_HOP.contains(&text) {
             continue;
         }
         if let Some((name, value)) = convert::field(name, value) {
@@ -74,34 +53,30 @@ pub(super) fn of_request(
         .unwrap_or("");
     put(&mut fields, "host", host.unwrap_or(own_host), false);
     put(&mut fields, "via", "1.1 weaver", true);
+    put(&mut fields, "cdn-loop", mark.name(), true);
     if let Ok(id) = http::HeaderValue::from_bytes(context.request_id.as_bytes()) {
         fields.insert("x-request-id", id);
     }
-    forwarded(&mut fields, client.peer, own_host, client.https);
-    // TE is of one hop, but trailers are wanted by whoever says so to us (RFC 9110 §10.1.4).
-    let trailers = given.get_all("te").any(|line| {
-        line.to_str()
-            .is_ok_and(|line| line.to_ascii_lowercase().contains("trailers"))
-    });
-    if trailers {
+    forwarded(&mut fields, canonical, own_host);
+    if canonical.hop.trailers {
         put(&mut fields, "te", "trailers", false);
     }
-    if upgrade && let Some(protocol) = given.get("upgrade").and_then(|value| value.to_str().ok()) {
+    if canonical.hop.websocket {
         put(&mut fields, "connection", "upgrade", false);
-        put(&mut fields, "upgrade", protocol, false);
-    } else if trailers {
+        put(&mut fields, "upgrade", "websocket", false);
+    } else if canonical.hop.trailers {
         put(&mut fields, "connection", "te", false);
     }
     fields
 }
 
-fn forwarded(fields: &mut http::HeaderMap, peer: Option<IpAddr>, host: &str, https: bool) {
-    let proto = if https { "https" } else { "http" };
-    if let Some(peer) = peer {
-        let chain = match fields
-            .get("x-forwarded-for")
-            .and_then(|value| value.to_str().ok())
-        {
+/// Where the request comes from: what trusted proxies have said, and the peer behind them.
+fn forwarded(fields: &mut http::HeaderMap, canonical: &Canonical, host: &str) {
+    let client = &canonical.client;
+    let told = client.told.as_deref();
+    let proto = canonical.scheme.as_str();
+    if let Some(peer) = client.peer {
+        let chain = match told.and_then(|told| told.chain.as_deref()) {
             Some(before) => format!("{before}, {peer}"),
             None => peer.to_string(),
         };
@@ -111,17 +86,29 @@ fn forwarded(fields: &mut http::HeaderMap, peer: Option<IpAddr>, host: &str, htt
         } else {
             peer.to_string()
         };
-        let element = format!(
-            "for={node};host=\"{}\";proto={proto}",
-            host.replace(['"', '\\'], "")
-        );
-        put(fields, "forwarded", &element, true);
+        let element = if host.is_empty() {
+            format!("for={node};proto={proto}")
+        } else {
+            format!("for={node};host=\"{host}\";proto={proto}")
+        };
+        let elements = match told.and_then(|told| told.forwarded.as_deref()) {
+            Some(before) => format!("{before}, {element}"),
+            None => element,
+        };
+        put(fields, "forwarded", &elements, false);
     }
-    if !fields.contains_key("x-forwarded-proto") {
-        put(fields, "x-forwarded-proto", proto, false);
+    if let (Some(_), Some(address)) = (told, client.address) {
+        put(fields, "x-real-ip", &address.to_string(), false);
     }
-    if !fields.contains_key("x-forwarded-host") && !host.is_empty() {
+    put(fields, "x-forwarded-proto", proto, false);
+    if !host.is_empty() {
         put(fields, "x-forwarded-host", host, false);
+    }
+    if told.is_some_and(|told| told.port.is_some()) {
+        let port = Authority::parse(host, canonical.scheme).map(|authority| authority.port());
+        let port = port.ok().flatten();
+        let port = port.unwrap_or(canonical.scheme.default_port());
+        put(fields, "x-forwarded-port", &port.to_string(), false);
     }
 }
 

@@ -7,7 +7,12 @@ use super::{
     upstreams::{InFlight, Upstream},
 };
 use crate::{
-    convert, ingress::RequestContext, problem, routes::Route, server::wire::Wire, state::State,
+    convert,
+    ingress::{Mark, RequestContext},
+    problem,
+    routes::Route,
+    server::wire::Wire,
+    state::State,
 };
 use actix_http::{Payload, body::BodySize};
 use actix_web::{
@@ -129,9 +134,9 @@ pub(crate) async fn forward(
     if req.extensions().contains::<Replaceable>() && route.upstreams.are_all_out() {
         return none_healthy(route);
     }
-    let upgrade = req.headers().contains_key(header::UPGRADE);
+    let upgrade = context.canonical.hop.websocket;
     let has_body = has_body(req);
-    let fields = fields::of_request(req, context, config.host.as_deref(), upgrade);
+    let fields = fields::of_request(req, context, &state.mark, config.host.as_deref());
     let progress = Progress::new();
     let mut payload = Some(payload);
     let mut body = Some(if has_body && !upgrade {
@@ -194,9 +199,10 @@ pub(crate) async fn ask(
     context: &RequestContext,
     upstream: &str,
     clients: &Clients,
+    mark: &Mark,
 ) -> HttpResponse {
     const LIMIT: Duration = Duration::from_secs(120);
-    let mut fields = fields::of_request(req, context, None, false);
+    let mut fields = fields::of_request(req, context, mark, None);
     let json = http::HeaderValue::from_static("application/json");
     fields.insert(http::header::CONTENT_TYPE, json);
     let body = RequestBody::Whole(Some(question));

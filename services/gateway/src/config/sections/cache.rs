@@ -1,6 +1,6 @@
 //! `[cache]`
 
-use super::{AuthConfig, AuthMode, Keying, Section, header, keying, pattern};
+use super::{AuthConfig, AuthMode, Keying, Section, keying, pattern};
 use crate::config::values;
 use actix_web::http::Method;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) fn read(
             .unwrap_or(defaults.cache_methods),
         include_query_params: section.flag("include_query_params", true),
         include_headers: section
-            .parsed_list("include_headers", header)
+            .parsed_list("include_headers", super::keyed_field)
             .unwrap_or_else(super::default_vary_on),
         track_stats: section.flag("track_stats", true),
         memory: section.size("memory", defaults.memory, 0..=1 << 40),
@@ -103,11 +103,13 @@ fn patterns(mut section: Section<'_>, built_in: Vec<CachePattern>) -> Vec<CacheP
             made.overrides = own.flag("override", made.overrides);
             let Keying {
                 per_user,
+                identity,
                 vary_on,
                 query,
                 sort_query,
             } = keying(&mut own, made.per_user);
             (made.per_user, made.vary_on, made.query) = (per_user, vary_on, query);
+            made.identity = identity;
             made.sort_query = sort_query;
             own.finish();
         } else {

@@ -4,7 +4,10 @@ use super::{Keying, Section, keying};
 use crate::config::values;
 use actix_web::http::header::HeaderName;
 use std::{collections::BTreeSet, time::Duration};
-use weaver_cache::{QueryRule, Tiers};
+use weaver_cache::{
+    IdentitySource, QueryRule, Tiers,
+    policy::path::{Judged, judge},
+};
 
 /// `[[routes]]`
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub struct RouteConfig {
     pub cache: RouteCache,
     /// Whether each user has a store of their own.
     pub per_user: bool,
+    /// What tells users apart where nobody has authenticated them.
+    pub identity: Vec<IdentitySource>,
     /// Request headers that join the key.
     pub vary_on: Option<Vec<HeaderName>>,
     /// What of the query joins the key.
@@ -122,12 +127,16 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         section.fault("path", "is missing");
     }
     let path = section.parsed("path", |text| {
-        if text.starts_with('/') && !text.contains(['?', '#', '*']) {
-            Ok(text.to_owned())
-        } else {
-            Err(format!(
+        match judge(text) {
+            // Paths are matched as a strict reader resolves them, so that it can only be such a one.
+            Ok(Judged {
+                path,
+                has_dots: false,
+                ..
+            }) if text.starts_with('/') && !text.contains(['?', '#', '*']) => Ok(path.into_owned()),
+            _ => Err(format!(
                 "{text:?} is not the beginning of a path such as \"/api\""
-            ))
+            )),
         }
     });
     let to = destination(&mut section);
@@ -144,6 +153,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
     let overrides = section.flag("override", false);
     let Keying {
         per_user,
+        identity,
         vary_on,
         query,
         sort_query,
@@ -161,6 +171,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
             Kind::Off => RouteCache::Off,
         },
         per_user,
+        identity,
         vary_on,
         query,
         sort_query,

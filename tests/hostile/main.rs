@@ -8,6 +8,7 @@ mod hosts;
 mod identity;
 mod loops;
 mod paths;
+mod purges;
 mod query;
 
 use anyhow::Result;

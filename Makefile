@@ -5,7 +5,7 @@ CARGO ?= cargo
 export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
 RELEASE = $(CURDIR)/target/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-registry soak soak-pool soak-cache bench-smoke conformance conformance-check conformance-update release clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-registry soak soak-pool soak-cache fuzz bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -72,6 +72,11 @@ soak-pool: ## ten thousand random schedules of faults on the Redis pool (SOAK_SC
 
 soak-cache: gateway ## random purges, faults and restarts on three nodes (MODEL_SCHEDULES, MODEL_STEPS, MODEL_SEED)
 	MODEL_SCHEDULES=$${MODEL_SCHEDULES:-60} MODEL_STEPS=$${MODEL_STEPS:-200} $(CARGO) test --locked -p weaver-tests --test model -- --nocapture
+
+# Each fuzz test runs for a second in `make test`. Here each runs for FUZZ_SECONDS; guided by coverage where
+# cargo-bolero is installed (`cargo install cargo-bolero`), by chance elsewhere.
+fuzz: ## the fuzz tests, each for FUZZ_SECONDS (60)
+	tests/fuzz/run $${FUZZ_SECONDS:-60}
 
 release:
 	$(CARGO) build --locked --release -p weaver-gateway

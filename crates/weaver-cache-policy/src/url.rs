@@ -371,7 +371,8 @@ pub fn path(path: &str) -> Result<Cow<'_, str>, UrlError> {
     Ok(Cow::Owned(normalised(path)))
 }
 
-/// The normal form of a query. A `%` that begins no escape stays as it is: browsers send them.
+/// The normal form of a query. A `%` that begins no escape, which browsers send, is taken for itself:
+/// it becomes `%25`.
 #[must_use]
 pub fn query(query: &str) -> Cow<'_, str> {
     if query.bytes().all(|byte| is_plain(byte) || byte == b'?') {
@@ -420,7 +421,7 @@ fn normalised(text: &str) -> String {
                         put_escape(&mut out, escaped);
                     }
                 }
-                None => out.push('%'),
+                None => put_escape(&mut out, b'%'),
             },
             byte if is_plain(byte) || byte == b'?' => out.push(byte as char),
             byte => put_escape(&mut out, byte),
@@ -477,7 +478,8 @@ mod tests {
         assert_eq!(normal("http://h/a%2fb"), "http://h/a%2Fb");
         assert_eq!(normal("http://h//a"), "http://h//a");
         assert_eq!(normal("http://h/é?é"), "http://h/%C3%A9?%C3%A9");
-        assert_eq!(normal("http://h/?q=100%"), "http://h/?q=100%");
+        assert_eq!(normal("http://h/?q=100%"), "http://h/?q=100%25");
+        assert_eq!(normal("http://h/?%%32e"), "http://h/?%252e");
         assert_eq!(
             normal("http://Bücher.example:8080/"),
             "http://xn--bcher-kva.example:8080/"

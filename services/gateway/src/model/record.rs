@@ -163,4 +163,21 @@ mod tests {
             inspect("application/json", &body);
         }
     }
+
+    /// Whatever comes: it is looked at without a panic, and a stream without its end is not whole.
+    #[test]
+    fn fuzz_a_stream_is_whole_by_its_end_alone() {
+        const SEEDS: [&[u8]; 3] = [
+            b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: [DONE]\n\n",
+            b": ping\r\n\r\ndata: {\"usage\":{\"prompt_tokens\":1,\"total_tokens\":3}}\r\n\r\ndata: [DONE]\r\n\r\n",
+            b"{\"error\":null,\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}",
+        ];
+        bolero::check!().for_each(|input: &[u8]| {
+            let body = weaver_fuzz::changed(&SEEDS, input);
+            let stream = inspect("text/event-stream", &body);
+            let has_end = body.windows(6).any(|window| window == b"[DONE]");
+            assert!(has_end || !stream.complete);
+            let _ = inspect("application/json; charset=utf-8", &body);
+        });
+    }
 }

@@ -1,2 +1,9 @@
 //! What attackers send, and what must never come of it: each module is a kind of attack, tried over
 //! sockets on the gateway with real servers around it.
+
+mod client_gone;
+mod connection_limits;
+mod differential;
+mod framing;
+mod upstream_framing_bug;
+mod wire;

@@ -86,6 +86,11 @@ impl Routes {
         &self.routes
     }
 
+    /// Where requests are counted that no route has.
+    pub(crate) fn unmatched(&self) -> &RouteHttpMetrics {
+        &self.nothing
+    }
+
     pub(crate) fn find(&self, path: &str, wants_text: bool) -> Matched {
         for (known, target, metrics) in &self.built_in {
             if path == *known {

@@ -1,13 +1,18 @@
 //! Sending a request and giving back its response: deadlines, retries, and what to say of failure.
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody, TrailerSlot},
+    body::{Progress, RequestBody, ResponseBody},
     client::{Clients, HttpClient},
     fields, tunnel,
     upstreams::{InFlight, Upstream},
 };
 use crate::{
-    convert, ingress::RequestContext, problem, routes::Route, server::wire::Wire, state::State,
+    convert,
+    ingress::RequestContext,
+    problem,
+    routes::Route,
+    server::http1::{Interim, TrailerSlot},
+    state::State,
 };
 use actix_http::{Payload, body::BodySize};
 use actix_web::{
@@ -304,12 +309,9 @@ async fn send(
 ) -> Result<http::Response<Incoming>, Failure> {
     // A request that was answered from the cache already, and now only refreshes it, has no right
     // to the connection any more.
-    let wire = req.conn_data::<Wire>().filter(|_| {
-        req.version() >= actix_web::http::Version::HTTP_11
-            && !req.extensions().contains::<Detached>()
-    });
+    let to_client = Interim::of(req).filter(|_| !req.extensions().contains::<Detached>());
     let (sender, mut interim) = mpsc::channel::<Vec<u8>>(16);
-    if wire.is_some() {
+    if to_client.is_some() {
         hyper::ext::on_informational(&mut request, move |response| {
             // A client that sends more of them than we can hold loses some, as it may.
             let _ = sender.try_send(interim_head(response.status(), response.headers()));
@@ -325,8 +327,8 @@ async fn send(
                 tokio::select! {
                     biased;
                     Some(head) = interim.recv() => {
-                        if let Some(wire) = wire {
-                            wire.send_interim(&head);
+                        if let Some(to_client) = &to_client {
+                            to_client.send(&head);
                         }
                     }
                     outcome = &mut sending => return outcome,
@@ -337,8 +339,8 @@ async fn send(
         match outcome {
             Ok(outcome) => {
                 while let Ok(head) = interim.try_recv() {
-                    if let Some(wire) = wire {
-                        wire.send_interim(&head);
+                    if let Some(to_client) = &to_client {
+                        to_client.send(&head);
                     }
                 }
                 return outcome.map_err(Failure::of);
@@ -358,7 +360,7 @@ async fn send(
 fn interim_head(status: http::StatusCode, fields: &http::HeaderMap) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", status).into_bytes();
     if status == http::StatusCode::CONTINUE {
-        // Actix has sent its own.
+        // The connection sends its own.
         return Vec::new();
     }
     for (name, value) in fields {

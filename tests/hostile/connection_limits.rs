@@ -176,11 +176,12 @@ async fn interim_responses_do_not_pile_up_for_a_client_that_does_not_read() -> R
     })
     .await?;
     let gateway = gateway("", &origin.route("cache = \"off\"")).await?;
-    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
+    let request = "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    // Once to bring allocators and buffers to their size.
+    send(gateway.port(), request).await?;
     let before = gateway.process().resident();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
-        .await?;
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
+    stream.write_all(request.as_bytes()).await?;
     // 40 MB of them come by; the client reads only then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = gateway.process().resident();

@@ -79,7 +79,9 @@ async fn teller() -> Result<u16> {
 /// What a server made of a request: what it saw, or the status of its refusal, in order.
 async fn outcome(port: u16, request: &str) -> Result<Vec<String>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let _ = stream.write_all(format!("{request}{NEXT}").as_bytes()).await;
+    let _ = stream
+        .write_all(format!("{request}{NEXT}").as_bytes())
+        .await;
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     let until = Instant::now() + WAIT;
     while let Ok(Ok(count)) = timeout_at(until, stream.read(&mut buffer)).await {

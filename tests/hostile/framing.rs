@@ -335,19 +335,21 @@ async fn a_client_is_told_to_go_on_only_when_somebody_wants_its_body() -> Result
     assert_eq!(answers[0].field("connection"), Some("close"));
     let origin = teller().await?;
     let gateway = Gateway::start(&origin.route("")).await?;
-    let request = request.replace("expect", "connection: close\r\nexpect");
+    let request = request
+        .replace("/none", "/some")
+        .replace("expect", "connection: close\r\nexpect");
     let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
     stream.write_all(request.as_bytes()).await?;
     let interim = read_until(&mut stream, "\r\n\r\n").await?;
     assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"body").await?;
     let answers = responses(&read_all(&mut stream).await?, &["POST"])?;
-    assert_eq!(answers[0].text(), "POST /none HTTP/1.1 [body]");
+    assert_eq!(answers[0].text(), "POST /some HTTP/1.1 [body]");
     // One that does not wait is not told.
     let bytes = send(gateway.port(), request + "body").await?;
     assert_eq!(
         responses(&bytes, &["POST"])?[0].text(),
-        "POST /none HTTP/1.1 [body]"
+        "POST /some HTTP/1.1 [body]"
     );
     // Nobody is in HTTP/1.0.
     let bytes = send(

@@ -21,10 +21,6 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    pub(crate) fn has(&self, line: &str) -> bool {
-        self.head.lines().any(|known| known == line)
-    }
-
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let start = format!("{name}: ");
         self.head.lines().find_map(|line| line.strip_prefix(&start))

@@ -136,7 +136,12 @@ pub(crate) async fn forward(
     }
     let upgrade = req.headers().contains_key(header::UPGRADE);
     let has_body = has_body(req);
-    let fields = fields::of_request(req, context, config.host.as_deref(), upgrade);
+    let mut fields = fields::of_request(req, context, config.host.as_deref(), upgrade);
+    if has_body && content_length(req.headers()).is_none() {
+        // By itself the client sends a GET without the body whose length it does not know.
+        let chunked = http::HeaderValue::from_static("chunked");
+        fields.insert(http::header::TRANSFER_ENCODING, chunked);
+    }
     let progress = Progress::new();
     let mut payload = Some(payload);
     let mut body = Some(if has_body && !upgrade {

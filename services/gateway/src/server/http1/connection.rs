@@ -98,6 +98,8 @@ enum Phase {
     Closing { linger: bool },
     /// The client is told, and may have sent what is not read any more.
     Lingering { until: Instant, read: usize },
+    /// The response is not whole, and an orderly end would look like its own.
+    Resetting,
     /// Another protocol.
     Tunnel,
 }
@@ -249,6 +251,10 @@ impl<S> Driver<S> {
                 Phase::Sending => ready!(self.poll_sending(body.as_mut(), cx))?,
                 Phase::Draining { .. } => ready!(self.poll_draining(cx))?,
                 Phase::Tunnel => ready!(self.poll_tunnel(body.as_mut(), cx))?,
+                Phase::Resetting => {
+                    let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
                 Phase::Closing { linger } => {
                     ready!(self.poll_flush(cx))?;
                     ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;

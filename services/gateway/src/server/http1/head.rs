@@ -424,7 +424,9 @@ fn is_other_version(buf: &[u8]) -> bool {
     matches!(
         version,
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-            if major.is_ascii_digit() && minor.is_ascii_digit()
+            if major.is_ascii_digit()
+                && minor.is_ascii_digit()
+                && !matches!((major, minor), (b'1', b'0' | b'1'))
     )
 }
 

@@ -200,13 +200,12 @@ impl<S> Driver<S> {
     /// Ends the connection in the middle of a response, so that the client sees that it is not
     /// whole.
     fn cut_off(&mut self) {
-        if self.exchange.framing == Framing::UntilClose {
-            // An orderly end would look like the body's.
-            let _ = socket2::SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
-            self.output = Output::default();
-        }
         self.exchange.feed = None;
-        self.phase = Phase::Closing { linger: false };
+        self.phase = if self.exchange.framing == Framing::UntilClose {
+            Phase::Resetting
+        } else {
+            Phase::Closing { linger: false }
+        };
     }
 
     /// Passes bytes both ways until either side ends.

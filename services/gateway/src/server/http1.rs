@@ -6,7 +6,7 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `head`, `target` | a request's head: strict, bounded by bytes |
+//! | `head`, `target`, `framing` | a request's head: strict, bounded by bytes |
 //! | `body` | a request's body: length, chunks, trailers |
 //! | `encode` | a response's head and chunks |
 //! | `payload` | a request's body on its way to the handler |
@@ -21,6 +21,7 @@ mod buffers;
 mod connection;
 mod date;
 mod encode;
+mod framing;
 mod handle;
 mod head;
 mod limits;

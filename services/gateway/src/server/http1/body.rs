@@ -3,7 +3,7 @@
 //! Trailers are read, bounded and judged like the fields of a head, and then dropped. Handlers that
 //! want them can be given them here.
 
-use super::{head::BodyLength, limits::MAX_EXTENSIONS};
+use super::{framing::BodyLength, limits::MAX_EXTENSIONS};
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::fmt;
 

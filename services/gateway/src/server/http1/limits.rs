@@ -10,6 +10,8 @@ pub(crate) const MAX_EXTENSIONS: usize = 4 << 10;
 pub(crate) const MAX_DRAIN: u64 = 64 << 10;
 /// Pieces of a request's body that wait for the handler, in bytes.
 pub(crate) const MAX_BODY_AHEAD: usize = 32 << 10;
+/// The same in number: each costs more than its bytes.
+pub(crate) const MAX_PIECES: usize = 64;
 /// Pipelined bytes that are read while a handler runs: enough to notice that the client has left.
 pub(crate) const MAX_READ_AHEAD: usize = 8 << 10;
 /// From this much on, output is written before more is made.

@@ -1,7 +1,7 @@
 //! A request's body between the connection, which reads it, and the handler, which may do so in a
 //! task of its own.
 
-use super::limits::MAX_BODY_AHEAD;
+use super::limits::{MAX_BODY_AHEAD, MAX_PIECES};
 use actix_http::{BoxedPayloadStream, error::PayloadError};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -40,6 +40,10 @@ struct Channel {
 }
 
 impl Channel {
+    fn has_room(&self) -> bool {
+        self.bytes < MAX_BODY_AHEAD && self.pieces.len() < MAX_PIECES
+    }
+
     fn wake_reader(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -81,7 +85,7 @@ impl Feed {
     /// Whether more may be read for it.
     pub(super) fn has_room(&self) -> bool {
         let channel = self.0.borrow();
-        !channel.dropped && channel.bytes < MAX_BODY_AHEAD
+        !channel.dropped && channel.has_room()
     }
 
     pub(super) fn is_dropped(&self) -> bool {
@@ -166,8 +170,8 @@ impl Stream for RequestPayload {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut channel = self.0.borrow_mut();
         let asked_first = !std::mem::replace(&mut channel.polled, true);
+        let was_full = !channel.has_room();
         if let Some(piece) = channel.pieces.pop_front() {
-            let was_full = channel.bytes >= MAX_BODY_AHEAD;
             channel.bytes -= piece.len();
             if asked_first || was_full {
                 channel.wake_driver();

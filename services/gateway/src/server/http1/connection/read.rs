@@ -8,7 +8,7 @@ use crate::server::http1::{
 use tokio::io::AsyncReadExt as _;
 
 impl<S> Driver<S> {
-    /// Reads what is there, and room for `expected` bytes if that is more than a buffer.
+    /// Reads what is there. Where a new buffer is needed, it is one for `expected` bytes.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -20,10 +20,9 @@ impl<S> Driver<S> {
         if self.input.capacity() == 0 {
             self.input = self.worker.buffers.take();
         }
-        if expected > BUFFER {
-            self.input.reserve(expected);
-        } else if self.input.capacity() - self.input.len() < BUFFER / 4 {
-            self.input.reserve(BUFFER);
+        // Only then: pieces that wait keep their buffers, which are to be full.
+        if self.input.capacity() - self.input.len() < BUFFER / 4 {
+            self.input.reserve(expected.max(BUFFER));
         }
         let read = std::pin::pin!(self.tcp.read_buf(&mut self.input));
         let count = ready!(read.poll(cx))?;
@@ -96,7 +95,7 @@ impl<S> Driver<S> {
             if !self.input.is_empty() {
                 // It did not wait.
                 exchange.owes_continue = false;
-            } else if feed.is_polled() && exchange.framing == Framing::None {
+            } else if feed.is_polled() && !exchange.answered {
                 exchange.owes_continue = false;
                 self.output.buf.extend_from_slice(encode::CONTINUE);
             }

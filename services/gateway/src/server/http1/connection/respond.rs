@@ -100,6 +100,7 @@ impl<S> Driver<S> {
         let encoded = self.worker.date.with(self.now, |date| {
             encode::head(out, head, size, context, date)
         });
+        self.exchange.answered = true;
         self.exchange.framing = encoded.framing;
         self.exchange.keep_alive = encoded.keep_alive;
     }
@@ -229,7 +230,7 @@ impl<S> Driver<S> {
                     Some(Poll::Ready(None | Some(Err(_)))) | None => {
                         body.set(None);
                         self.exchange.feed = None;
-                        self.phase = Phase::Closing { linger: false };
+                        self.phase = Phase::Closing { linger: true };
                         return Poll::Ready(Ok(()));
                     }
                 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::server::http1::framing::BodyLength;
 use proptest::prelude::*;
 
 const MAX: usize = 32 << 10;

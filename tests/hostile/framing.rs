@@ -2,9 +2,11 @@
 
 use crate::wire::{PATIENCE, Response, read_all, read_until, responses, send};
 use anyhow::Result;
+use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Notify,
     time::timeout,
 };
 use weaver_tests::{Gateway, Origin};
@@ -443,18 +445,22 @@ async fn a_half_closed_client_gets_all_its_answers() -> Result<()> {
 
 #[tokio::test]
 async fn a_drain_closes_idle_connections_and_tells_busy_ones() -> Result<()> {
-    let origin = Origin::start(|_, mut stream| async move {
-        // The drain begins while this request waits here.
-        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            .await
-            .ok()?;
-        Some(stream)
+    let drained = Arc::new(Notify::new());
+    let may_answer = Arc::clone(&drained);
+    let origin = Origin::start(move |_, mut stream| {
+        let may_answer = Arc::clone(&may_answer);
+        async move {
+            may_answer.notified().await;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await
+                .ok()?;
+            Some(stream)
+        }
     })
     .await?;
-    let gateway =
-        Gateway::start_with(&origin.route(""), "shutdown_grace = \"8s\"", &[], None).await?;
+    let server = "shutdown_grace = \"60s\"";
+    let gateway = Gateway::start_with(&origin.route(""), server, &[], None).await?;
     let connect = || TcpStream::connect(("127.0.0.1", gateway.port()));
     let (mut idle, mut busy, mut fresh) = (connect().await?, connect().await?, connect().await?);
     idle.write_all(b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n")
@@ -468,6 +474,7 @@ async fn a_drain_closes_idle_connections_and_tells_busy_ones() -> Result<()> {
     gateway.process().signal("TERM")?;
     assert!(read_all(&mut idle).await?.is_empty());
     assert!(read_all(&mut fresh).await?.is_empty());
+    drained.notify_one();
     let answers = responses(&read_all(&mut busy).await?, &["GET"])?;
     assert_eq!(answers[0].field("connection"), Some("close"));
     assert_eq!(answers[0].text(), "ok");

@@ -204,3 +204,7 @@ impl Drop for RequestPayload {
         channel.wake_driver();
     }
 }
+
+#[cfg(test)]
+#[path = "payload/tests.rs"]
+mod tests;

@@ -3,13 +3,19 @@
 
 #![allow(clippy::expect_used, reason = "a test that has no client cannot go on")]
 
+mod client_gone;
+mod connection_limits;
+mod differential;
 mod fields;
+mod framing;
 mod hosts;
 mod identity;
 mod loops;
 mod paths;
 mod purges;
 mod query;
+mod upstream_framing_bug;
+mod wire;
 
 use anyhow::Result;
 use tokio::io::AsyncWriteExt as _;

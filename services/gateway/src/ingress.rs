@@ -9,7 +9,6 @@
 //! of the design: nothing is looked up for a request that is not allowed.
 
 mod authority;
-mod body;
 mod canonical;
 mod client;
 mod cors;
@@ -21,9 +20,7 @@ use crate::{
     config::SecurityHeaders,
     limit::{Budget, Subject},
     problem::problem,
-    proxy::TrailerSlot,
     routes::{Matched, Target},
-    server::wire::Wire,
     state::State,
 };
 use actix_http::body::{BoxBody, EitherBody, MessageBody};
@@ -36,7 +33,6 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
-use body::IngressBody;
 pub(crate) use canonical::{Canonical, judged_path};
 pub(crate) use client::Client;
 pub(crate) use loops::Mark;
@@ -90,7 +86,7 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>;
+    type Response = ServiceResponse<EitherBody<B, BoxBody>>;
     type Error = Error;
     type Transform = IngressService<S>;
     type InitError = ();
@@ -114,7 +110,7 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    type Response = ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>;
+    type Response = ServiceResponse<EitherBody<B, BoxBody>>;
     type Error = Error;
     type Future = IngressFuture<S::Future>;
 
@@ -150,7 +146,6 @@ where
                 .telemetry
                 .access_log
                 .then(|| access_log(&req, &context)),
-            wire: req.conn_data::<Wire>().cloned(),
             context: Rc::clone(&context),
             budget,
             state,
@@ -193,7 +188,7 @@ where
     F: Future<Output = Result<ServiceResponse<B>, Error>>,
     B: MessageBody,
 {
-    type Output = Result<ServiceResponse<EitherBody<IngressBody<B>, BoxBody>>, Error>;
+    type Output = Result<ServiceResponse<EitherBody<B, BoxBody>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
@@ -222,14 +217,13 @@ pub(crate) struct ResponseFinisher {
     origin: Option<HeaderValue>,
     budget: Option<Budget>,
     log: Option<Log>,
-    wire: Option<Wire>,
 }
 
 impl ResponseFinisher {
     fn finish<B: MessageBody>(
         self,
         mut res: ServiceResponse<B>,
-    ) -> ServiceResponse<EitherBody<IngressBody<B>, BoxBody>> {
+    ) -> ServiceResponse<EitherBody<B, BoxBody>> {
         let Self {
             state,
             context,
@@ -237,7 +231,6 @@ impl ResponseFinisher {
             origin,
             budget,
             log,
-            wire,
         } = self;
         let (status, took) = (res.status().as_u16(), started.elapsed());
         context.matched.metrics.count(status, took);
@@ -256,8 +249,7 @@ impl ResponseFinisher {
         if let Some(log) = log {
             log(status, took);
         }
-        let slot = res.response_mut().extensions_mut().remove::<TrailerSlot>();
-        res.map_body(|_, body| EitherBody::left(IngressBody::new(body, slot, wire)))
+        res.map_into_left_body()
     }
 }
 
@@ -407,6 +399,21 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         *place = HEX[(number >> (124 - 4 * at)) as usize & 15];
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// The response to a request that has no valid head, or that the connection has no room for.
+pub(crate) fn refusal(state: &State, status: StatusCode, what: &str) -> HttpResponse {
+    let mut response = problem(status, what);
+    finish_own(
+        state,
+        response.headers_mut(),
+        &request_id(&HeaderMap::new()),
+    );
+    state
+        .routes
+        .unmatched()
+        .count(status.as_u16(), Duration::ZERO);
+    response
 }
 
 fn finish_own(state: &State, headers: &mut HeaderMap, request_id: &HeaderValue) {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`config`] | what the gateway is told, checked as a whole |
 //! | `cli` | the command line |
-//! | `server` | listening, the connection's own I/O type, draining |
+//! | `server` | listening, HTTP/1 connections, draining |
 //! | `ingress` | everything before the cache |
 //! | `routes` | which route and which cache rule a request has |
 //! | `auth`, `limit` | who it is, and how much they may ask |

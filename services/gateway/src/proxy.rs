@@ -13,7 +13,7 @@ mod send;
 mod tunnel;
 mod upstreams;
 
-pub(crate) use body::{RequestBody, TrailerSlot};
+pub(crate) use body::RequestBody;
 pub(crate) use client::{Clients, HttpClient};
 pub(crate) use health::check as check_health;
 pub(crate) use send::{Failure, ask, forward};

@@ -121,6 +121,11 @@ impl Routes {
         &self.routes
     }
 
+    /// Where requests are counted that no route has.
+    pub(crate) fn unmatched(&self) -> &RouteHttpMetrics {
+        &self.nothing
+    }
+
     /// `path` is one as a strict reader resolves it
     /// ([`judge`](weaver_cache::policy::path::judge)).
     pub(crate) fn find(&self, path: &str, wants_text: bool) -> Matched {

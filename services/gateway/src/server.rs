@@ -1,7 +1,7 @@
 //! Starting, serving, draining.
 
+pub(crate) mod http1;
 mod tasks;
-pub(crate) mod wire;
 
 use crate::{
     admin,
@@ -16,14 +16,17 @@ use crate::{
     state::{self, State},
     warm::Warmer,
 };
-use actix_http::HttpService;
 use actix_server::{Server, ServerHandle};
-use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_service::{
+    IntoServiceFactory as _, ServiceFactory as _, fn_factory, fn_service, map_config,
+};
 use actix_web::{App, dev::AppConfig, web};
 use anyhow::Context;
+use http1::{Budget, Connection, Limits, Worker};
 use parking_lot::RwLock;
 use std::{
     net::{SocketAddr, TcpListener},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,7 +48,6 @@ use weaver_metrics::{
 use weaver_model_cache::ModelCache;
 use weaver_pool::RedisPool;
 use weaver_registry::AgentRegistry;
-use wire::WireStream;
 
 /// Pending connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
@@ -240,41 +242,54 @@ fn serve_public(
         .max_concurrent_connections(per_worker)
         .shutdown_timeout(grace)
         .disable_signals();
+    let budget = Arc::new(Budget::new(server.max_buffers));
+    let limits = limits(server);
     let server = builder.listen("public", listener, move || {
-        let state = Arc::clone(&state);
-        let server = state.config.server.clone();
-        let clients = Clients::new(&state.config);
-        let app = App::new()
-            .app_data(web::Data::from(Arc::clone(&state)))
-            .app_data(web::Data::new(clients))
-            .wrap(cache.clone())
-            .wrap(Ingress::new(Arc::clone(&state)))
-            .default_service(web::to(handler::handle));
-        let draining = draining.clone();
-        let http = HttpService::build()
-            .keep_alive(server.keep_alive)
-            .client_request_timeout(server.request_timeout)
-            .client_disconnect_timeout(Duration::from_secs(1))
-            .graceful_shutdown_signal(move || {
-                let mut draining = draining.clone();
-                async move {
-                    // A closed channel means that the server is gone.
-                    let _ = draining.wait_for(|draining| *draining).await;
-                }
-            })
-            .on_connect_ext(|stream: &WireStream, extensions| {
-                extensions.insert(stream.wire());
-            })
-            .h1(map_config(app, |_| AppConfig::default()));
-        fn_service(|tcp: TcpStream| async move {
-            // Small responses must not wait for an acknowledgement.
-            let _ = tcp.set_nodelay(true);
-            let peer = tcp.peer_addr().ok();
-            Ok::<_, actix_http::error::DispatchError>((WireStream::new(tcp), peer))
+        let (state, cache) = (Arc::clone(&state), cache.clone());
+        let (budget, draining) = (Arc::clone(&budget), draining.clone());
+        fn_factory(move || {
+            let (state, cache) = (Arc::clone(&state), cache.clone());
+            let (budget, draining) = (Arc::clone(&budget), draining.clone());
+            async move {
+                let clients = Clients::new(&state.config);
+                let app = App::new()
+                    .app_data(web::Data::from(Arc::clone(&state)))
+                    .app_data(web::Data::new(clients))
+                    .wrap(cache)
+                    .wrap(Ingress::new(Arc::clone(&state)))
+                    .default_service(web::to(handler::handle));
+                let app = map_config(app.into_factory(), |_| AppConfig::default());
+                let service = app.new_service(()).await?;
+                let refuse = Box::new(move |status, detail: &str| {
+                    crate::ingress::refusal(&state, status, detail)
+                });
+                let worker = Rc::new(Worker::new(service, limits, refuse, budget, draining));
+                Ok::<_, ()>(fn_service(move |tcp: TcpStream| {
+                    // Small responses must not wait for an acknowledgement.
+                    let _ = tcp.set_nodelay(true);
+                    let connection = Connection::new(tcp, &worker);
+                    async move {
+                        match connection {
+                            Some(connection) => connection.await,
+                            None => Ok(()),
+                        }
+                    }
+                }))
+            }
         })
-        .and_then(http)
     })?;
     Ok(server.run())
+}
+
+fn limits(server: &crate::config::ServerConfig) -> Limits {
+    let limit = |time: Duration| (!time.is_zero()).then_some(time);
+    Limits {
+        max_head: usize::try_from(server.max_head).unwrap_or(usize::MAX),
+        request_timeout: limit(server.request_timeout),
+        keep_alive: limit(server.keep_alive),
+        body_timeout: limit(server.body_timeout),
+        write_timeout: limit(server.write_timeout),
+    }
 }
 
 fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Server> {

@@ -9,6 +9,7 @@ use weaver_cache::{CacheConfig, IdentitySource, Pattern, QueryRule, policy::url}
 mod agents;
 mod auth;
 mod cache;
+mod memory;
 mod models;
 mod redis;
 mod routes;
@@ -40,16 +41,22 @@ pub struct ServerConfig {
     pub trusted_proxies: Vec<(std::net::IpAddr, u8)>,
     /// How long running requests may take after SIGTERM.
     pub shutdown_grace: Duration,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept; zero closes after each response.
     pub keep_alive: Duration,
-    /// How long the head of a connection's first request may take.
+    /// How long the head of a request may take; zero is no limit.
     pub request_timeout: Duration,
+    /// How long the body of a request may stand still; zero is no limit.
+    pub body_timeout: Duration,
+    /// How long a client may read nothing of a response; zero is no limit.
+    pub write_timeout: Duration,
     /// The largest head of a request, in bytes.
     pub max_head: u64,
     /// The largest body of a request, in bytes.
     pub max_body: u64,
     /// Connections at once, over all workers.
     pub max_connections: usize,
+    /// What all connections together may hold in buffers, in bytes.
+    pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
 }
@@ -266,9 +273,12 @@ fn server(mut section: Section<'_>) -> ServerConfig {
             Duration::from_secs(10),
             Duration::ZERO,
         ),
+        body_timeout: section.duration("body_timeout", Duration::from_secs(30), Duration::ZERO),
+        write_timeout: section.duration("write_timeout", Duration::from_secs(60), Duration::ZERO),
         max_head: section.size("max_head", 32 << 10, 1024..=128 << 10),
         max_body: section.size("max_body", 100 << 20, 0..=1 << 40),
         max_connections: section.number("max_connections", 25_000, 1..=1_000_000),
+        max_buffers: section.size("max_buffers", memory::default_buffers(), 1 << 20..=1 << 50),
         security_headers: section.choice(
             "security_headers",
             SecurityHeaders::Own,

@@ -1,15 +1,14 @@
 //! Bodies on their way up and down.
 
 use super::upstreams::InFlight;
+use crate::server::http1::TrailerSlot;
 use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
-    cell::RefCell,
     fmt, io,
     pin::Pin,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -93,58 +92,6 @@ impl Body for RequestBody {
                 ..
             } => SizeHint::with_exact(*length),
             Self::Pieces { .. } => SizeHint::default(),
-        }
-    }
-}
-
-/// Where an upstream's trailers are left for ingress to find.
-#[derive(Clone, Default)]
-pub(crate) struct TrailerSlot(Rc<RefCell<Option<Vec<u8>>>>);
-
-impl TrailerSlot {
-    pub(crate) fn peek(&self) -> Option<Vec<u8>> {
-        self.0.borrow().clone()
-    }
-
-    /// Keeps the fields that may stand in a trailer section (RFC 9110 §6.5.1): none that frames,
-    /// routes, authenticates or steers the message.
-    fn put(&self, trailers: &http::HeaderMap) {
-        let mut fields = Vec::new();
-        for (name, value) in trailers {
-            let forbidden = matches!(
-                name.as_str(),
-                "transfer-encoding"
-                    | "content-length"
-                    | "host"
-                    | "connection"
-                    | "trailer"
-                    | "upgrade"
-                    | "te"
-                    | "keep-alive"
-                    | "authorization"
-                    | "set-cookie"
-                    | "content-encoding"
-                    | "content-type"
-                    | "content-range"
-                    | "cache-control"
-                    | "age"
-                    | "expires"
-                    | "date"
-                    | "location"
-                    | "vary"
-                    | "warning"
-                    | "proxy-authenticate"
-                    | "www-authenticate"
-            );
-            if !forbidden {
-                fields.extend_from_slice(name.as_str().as_bytes());
-                fields.extend_from_slice(b": ");
-                fields.extend_from_slice(value.as_bytes());
-                fields.extend_from_slice(b"\r\n");
-            }
-        }
-        if !fields.is_empty() {
-            *self.0.borrow_mut() = Some(fields);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sending a request and giving back its response: deadlines, retries, and what to say of failure.
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody, TrailerSlot},
+    body::{Progress, RequestBody, ResponseBody},
     client::{Clients, HttpClient},
     fields, tunnel,
     upstreams::{InFlight, Upstream},
@@ -11,7 +11,7 @@ use crate::{
     ingress::{Mark, RequestContext},
     problem,
     routes::Route,
-    server::wire::Wire,
+    server::http1::{Interim, TrailerSlot},
     state::State,
 };
 use actix_http::{Payload, body::BodySize};
@@ -136,7 +136,12 @@ pub(crate) async fn forward(
     }
     let upgrade = context.canonical.hop.websocket;
     let has_body = has_body(req);
-    let fields = fields::of_request(req, context, &state.mark, config.host.as_deref());
+    let mut fields = fields::of_request(req, context, &state.mark, config.host.as_deref());
+    if has_body && content_length(req.headers()).is_none() {
+        // By itself the client sends a GET without the body whose length it does not know.
+        let chunked = http::HeaderValue::from_static("chunked");
+        fields.insert(http::header::TRANSFER_ENCODING, chunked);
+    }
     let progress = Progress::new();
     let mut payload = Some(payload);
     let mut body = Some(if has_body && !upgrade {
@@ -310,12 +315,9 @@ async fn send(
 ) -> Result<http::Response<Incoming>, Failure> {
     // A request that was answered from the cache already, and now only refreshes it, has no right
     // to the connection any more.
-    let wire = req.conn_data::<Wire>().filter(|_| {
-        req.version() >= actix_web::http::Version::HTTP_11
-            && !req.extensions().contains::<Detached>()
-    });
+    let to_client = Interim::of(req).filter(|_| !req.extensions().contains::<Detached>());
     let (sender, mut interim) = mpsc::channel::<Vec<u8>>(16);
-    if wire.is_some() {
+    if to_client.is_some() {
         hyper::ext::on_informational(&mut request, move |response| {
             // A client that sends more of them than we can hold loses some, as it may.
             let _ = sender.try_send(interim_head(response.status(), response.headers()));
@@ -331,8 +333,8 @@ async fn send(
                 tokio::select! {
                     biased;
                     Some(head) = interim.recv() => {
-                        if let Some(wire) = wire {
-                            wire.send_interim(&head);
+                        if let Some(to_client) = &to_client {
+                            to_client.send(&head);
                         }
                     }
                     outcome = &mut sending => return outcome,
@@ -343,8 +345,8 @@ async fn send(
         match outcome {
             Ok(outcome) => {
                 while let Ok(head) = interim.try_recv() {
-                    if let Some(wire) = wire {
-                        wire.send_interim(&head);
+                    if let Some(to_client) = &to_client {
+                        to_client.send(&head);
                     }
                 }
                 return outcome.map_err(Failure::of);
@@ -364,7 +366,7 @@ async fn send(
 fn interim_head(status: http::StatusCode, fields: &http::HeaderMap) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", status).into_bytes();
     if status == http::StatusCode::CONTINUE {
-        // Actix has sent its own.
+        // The connection sends its own.
         return Vec::new();
     }
     for (name, value) in fields {

@@ -300,20 +300,13 @@ fn admit(
     let identity = if open {
         None
     } else {
-        state.auth.authenticate(headers).map_err(|(status, what)| {
-            let mut refused = refuse(status, what);
-            if status == StatusCode::UNAUTHORIZED {
-                let challenge = HeaderValue::from_static(state.auth.challenge());
-                refused
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, challenge);
-            }
-            refused
-        })?
+        let identity = state.auth.authenticate(headers, client.address);
+        identity.map_err(Box::new)?
     };
     let budget = match &state.limiter {
-        Some(limiter) => Some(limit(limiter, identity.as_deref(), &client)?),
-        None => None,
+        // Probes are answered however many there are.
+        Some(limiter) if !open => Some(limit(limiter, identity.as_deref(), &client)?),
+        _ => None,
     };
     Ok((
         RequestContext {

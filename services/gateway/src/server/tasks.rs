@@ -26,8 +26,9 @@ impl Tasks {
             let shared = Arc::clone(&shared);
             async move {
                 if let Some(limiter) = &shared.limiter {
-                    limiter.tend();
+                    limiter.run_maintenance();
                 }
+                shared.auth.run_maintenance();
                 if let Some(budgets) = &shared.models.budgets {
                     budgets.tend();
                 }

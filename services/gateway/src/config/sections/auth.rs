@@ -9,6 +9,8 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 pub struct AuthConfig {
     /// How requests are authenticated.
     pub mode: AuthMode,
+    /// Wrong credentials that may come from one address in a minute; 0 is no limit.
+    pub failures_per_minute: u32,
 }
 
 /// How requests are authenticated.
@@ -115,8 +117,12 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
             }
         },
     };
+    let failures_per_minute = section.number("failures_per_minute", 30, 0..=1_000_000);
     section.finish();
-    AuthConfig { mode }
+    AuthConfig {
+        mode,
+        failures_per_minute,
+    }
 }
 
 /// `KEY:USER:roles:scopes`; the last two may be left out. Its faults never show the key.

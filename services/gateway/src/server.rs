@@ -5,7 +5,7 @@ pub(crate) mod wire;
 
 use crate::{
     admin,
-    auth::Authenticator,
+    auth::{Authenticator, FailureBudget},
     config::Config,
     handler,
     ingress::Ingress,
@@ -162,6 +162,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         warmer: Warmer::new(public_address),
         routes: Routes::new(&config, &http_metrics),
         auth: Authenticator::new(&config.auth)?,
+        admin_failures: FailureBudget::new(config.auth.failures_per_minute),
         limiter: Limiter::new(&config.rate_limit),
         cache: RwLock::new(None),
         registry: Arc::new(registry),
@@ -271,6 +272,7 @@ fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Serve
             .app_data(web::PayloadConfig::new(1 << 20))
             .configure(admin::routes)
     })
+    .on_connect(admin::on_connect)
     .workers(1)
     .disable_signals()
     .shutdown_timeout(1)

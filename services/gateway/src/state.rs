@@ -1,7 +1,11 @@
 //! What all workers share.
 
 use crate::{
-    auth::Authenticator, config::Config, limit::Limiter, model::Models, routes::Routes,
+    auth::{Authenticator, FailureBudget},
+    config::Config,
+    limit::Limiter,
+    model::Models,
+    routes::Routes,
     warm::Warmer,
 };
 use parking_lot::RwLock;
@@ -26,6 +30,8 @@ pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) routes: Routes,
     pub(crate) auth: Authenticator,
+    /// Wrong admin tokens, by the address that they came from.
+    pub(crate) admin_failures: Option<FailureBudget>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) cache: RwLock<Option<CacheHandle>>,
     pub(crate) cache_metrics: CacheMetrics,

@@ -86,14 +86,17 @@ pub struct RateLimitConfig {
 /// `[admin]`
 #[derive(Clone)]
 pub struct AdminConfig {
-    /// The bearer token of purges; empty needs none, on loopback only.
+    /// The bearer token of operators; empty needs none, on loopback only.
     pub token: String,
+    /// Host names that are served besides loopback names and the port's own address; `*` is any.
+    pub hosts: Vec<String>,
 }
 
 impl fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdminConfig")
             .field("token", &"***")
+            .field("hosts", &self.hosts)
             .finish()
     }
 }
@@ -122,9 +125,7 @@ pub enum LogFormat {
 
 pub(super) fn read(root: &mut Section<'_>) -> Config {
     let server = server(root.section("server"));
-    let admin = AdminConfig {
-        token: admin(root.section("admin")),
-    };
+    let admin = admin(root.section("admin"));
     if !server.admin_listen.ip().is_loopback() && admin.token.is_empty() {
         root.fault_at(
             "admin.token",
@@ -262,10 +263,29 @@ fn rate_limit(mut section: Section<'_>) -> RateLimitConfig {
     limit
 }
 
-fn admin(mut section: Section<'_>) -> String {
-    let token = section.text("token").unwrap_or_default();
+fn admin(mut section: Section<'_>) -> AdminConfig {
+    let admin = AdminConfig {
+        token: section.text("token").unwrap_or_default(),
+        hosts: section.parsed_list("hosts", host_name).unwrap_or_default(),
+    };
     section.finish();
-    token
+    admin
+}
+
+/// `*`, an address, a host name, or `*.` and one: in lower case, without scheme and port.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !name.is_empty() && name.bytes().all(is_allowed)
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if text == "*" || text.parse::<std::net::IpAddr>().is_ok() || is_name(name) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!(
+            "{text:?} is not a host name such as \"admin.example.com\", without scheme and port"
+        ))
+    }
 }
 
 fn telemetry(mut section: Section<'_>) -> TelemetryConfig {

@@ -29,6 +29,9 @@ impl Tasks {
                     limiter.run_maintenance();
                 }
                 shared.auth.run_maintenance();
+                if let Some(failures) = &shared.admin_failures {
+                    failures.run_maintenance();
+                }
                 if let Some(budgets) = &shared.models.budgets {
                     budgets.tend();
                 }

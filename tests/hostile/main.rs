@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, reason = "a test that has no client cannot go on")]
 
 mod admin;
+mod agents;
 mod tokens;
 
 use anyhow::Result;

@@ -228,7 +228,10 @@ async fn lead_fetch(
     };
     let (reply, head) = oneshot::channel();
     let fill = Fill {
-        client: caller.clients.get(route.config.connect_timeout).clone(),
+        client: caller
+            .clients
+            .of(&route.config.to, route.config.connect_timeout)
+            .clone(),
         fields: fill::call_fields(caller, &asked, route.config.key.as_ref()),
         state: caller.state.clone().into_inner(),
         route,

@@ -5,6 +5,7 @@ pub(crate) mod wire;
 
 use crate::{
     admin,
+    agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
     config::Config,
     handler,
@@ -163,6 +164,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         routes: Routes::new(&config, &http_metrics),
         auth: Authenticator::new(&config.auth)?,
         admin_failures: FailureBudget::new(config.auth.failures_per_minute),
+        agent_addresses: Arc::new(AddressPolicy::new(&config.agent_allow)),
         limiter: Limiter::new(&config.rate_limit),
         cache: RwLock::new(None),
         registry: Arc::new(registry),
@@ -231,7 +233,7 @@ fn serve_public(
     let server = builder.listen("public", listener, move || {
         let state = Arc::clone(&state);
         let server = state.config.server.clone();
-        let clients = Clients::new(&state.config);
+        let clients = Clients::new(&state.config, &state.agent_addresses);
         let app = App::new()
             .app_data(web::Data::from(Arc::clone(&state)))
             .app_data(web::Data::new(clients))

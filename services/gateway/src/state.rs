@@ -1,6 +1,7 @@
 //! What all workers share.
 
 use crate::{
+    agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
     config::Config,
     limit::Limiter,
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) redis: Option<RedisPool>,
     pub(crate) models: Models,
     pub(crate) agents: AgentRegistry,
+    /// Where agents may listen.
+    pub(crate) agent_addresses: Arc<AddressPolicy>,
     pub(crate) agent_metrics: AgentMetrics,
     /// Places for those who follow the agents' events.
     pub(crate) event_streams: Arc<Semaphore>,

@@ -114,6 +114,9 @@ pub(super) async fn register(state: web::Data<State>, body: Bytes) -> HttpRespon
         Ok(agent) => agent,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
     };
+    if let Err(what) = crate::agents::check_metadata(&agent.metadata, &state.agent_addresses) {
+        return problem(StatusCode::BAD_REQUEST, &what);
+    }
     match state.agents.register(agent).await {
         Ok(agent) => answer(StatusCode::CREATED, &agent),
         Err(error) => failed(&error),

@@ -13,6 +13,7 @@ mod redis;
 mod routes;
 mod warm;
 
+pub use agents::AgentAllow;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::upstream as routes_upstream;
@@ -136,6 +137,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         );
     }
     let auth = auth::read(root.section("auth"));
+    let (agents, agent_allow) = agents::read(root.section("agents"));
     let redis_section = root.section("redis");
     let redis = redis::read(redis_section);
     let cache = cache::read(root.section("cache"), &auth, redis.as_ref());
@@ -144,10 +146,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
         ask: models::ask(root.section("ask")),
-        models: models::models(root.tables("models")),
+        models: models::models(root.tables("models"), !admin.token.is_empty()),
         model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
         model_limits: models::limits(root.section("model_limits")),
-        agents: agents::read(root.section("agents")),
+        agents,
+        agent_allow,
         telemetry: telemetry(root.section("telemetry")),
         routes: routes::read(root.tables("routes"), root),
         server,

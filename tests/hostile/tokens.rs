@@ -186,7 +186,7 @@ async fn a_public_key_does_not_sign_and_no_signature_is_none() -> Result<()> {
     let modulus = [0xff_u8; 256];
     let n = URL_SAFE_NO_PAD.encode(modulus);
     let key = json!({ "kty": "RSA", "kid": "r", "n": n, "e": "AQAB" });
-    let gateway = with_keys(&file, &[key.clone()], "algorithm = \"RS256\"").await?;
+    let gateway = with_keys(&file, std::slice::from_ref(&key), "algorithm = \"RS256\"").await?;
     let claims = json!({ "sub": "ann", "exp": FUTURE });
     let secrets = [
         modulus.to_vec(),

@@ -95,7 +95,7 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         address: Option<IpAddr>,
-    ) -> Result<Option<Arc<Identity>>, HttpResponse> {
+    ) -> Result<Option<Arc<Identity>>, Box<HttpResponse>> {
         if matches!(self.method, Method::None) {
             return Ok(None);
         }
@@ -103,7 +103,7 @@ impl Authenticator {
         if let (Err(Refusal::Wrong(_)), Some(failures)) = (&identity, &self.failures) {
             failures.failed(address);
         }
-        identity.map_err(|refusal| self.respond(refusal))
+        identity.map_err(|refusal| Box::new(self.respond(refusal)))
     }
 
     fn identify(

@@ -300,8 +300,7 @@ fn admit(
     let identity = if open {
         None
     } else {
-        let identity = state.auth.authenticate(headers, client.address);
-        identity.map_err(Box::new)?
+        state.auth.authenticate(headers, client.address)?
     };
     let budget = match &state.limiter {
         // Probes are answered however many there are.

@@ -68,7 +68,7 @@ pub(super) async fn guard(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let refused = match req.app_data::<web::Data<State>>() {
-        Some(state) => check(&req, state).err(),
+        Some(state) => check(&req, state).err().map(|refused| *refused),
         None => Some(HttpResponse::InternalServerError().finish()),
     };
     let mut response = match refused {
@@ -79,14 +79,14 @@ pub(super) async fn guard(
     Ok(response)
 }
 
-fn check(req: &ServiceRequest, state: &State) -> Result<(), HttpResponse> {
+fn check(req: &ServiceRequest, state: &State) -> Result<(), Box<HttpResponse>> {
     let access = Access::to(req.path());
     let headers = req.headers();
     let token = state.config.admin.token.as_bytes();
     if access == Access::Operator && !token.is_empty() && !headers.contains_key("authorization") {
-        return Err(unauthorized("the admin token is missing"));
+        return Err(Box::new(unauthorized("the admin token is missing")));
     }
-    let respond = |Refused { status, what }: Refused| problem(status, &what);
+    let respond = |Refused { status, what }: Refused| Box::new(problem(status, &what));
     let host = match (site::Host::of(headers, req.uri()), access) {
         (Ok(host), _) => Some(host),
         (Err(_), Access::Probe) => None,
@@ -122,7 +122,7 @@ fn check_token(
     token: &[u8],
     peer: Option<IpAddr>,
     failures: Option<&FailureBudget>,
-) -> Result<(), HttpResponse> {
+) -> Result<(), Box<HttpResponse>> {
     if token.is_empty() {
         return Ok(());
     }
@@ -134,7 +134,7 @@ fn check_token(
         refused
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        return Err(refused);
+        return Err(Box::new(refused));
     }
     let given = crate::auth::bearer(headers).unwrap_or_default();
     if bool::from(given.ct_eq(token)) {
@@ -143,11 +143,11 @@ fn check_token(
     if let Some(failures) = failures {
         failures.failed(peer);
     }
-    Err(unauthorized("the admin token is wrong"))
+    Err(Box::new(unauthorized("the admin token is wrong")))
 }
 
 /// A body has to be JSON: pages may send forms and plain text to other sites, but not that.
-fn check_media_type(method: &Method, headers: &HeaderMap) -> Result<(), HttpResponse> {
+fn check_media_type(method: &Method, headers: &HeaderMap) -> Result<(), Box<HttpResponse>> {
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers
             .get(header::CONTENT_LENGTH)
@@ -173,7 +173,7 @@ fn check_media_type(method: &Method, headers: &HeaderMap) -> Result<(), HttpResp
     refused
         .headers_mut()
         .insert(name, HeaderValue::from_static("application/json"));
-    Err(refused)
+    Err(Box::new(refused))
 }
 
 /// `application/json` or `application/…+json`, with or without parameters.

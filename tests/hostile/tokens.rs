@@ -215,6 +215,55 @@ async fn a_public_key_does_not_sign_and_no_signature_is_none() -> Result<()> {
     Ok(())
 }
 
+/// Public keys, as JWK and in PEM, and a token of Ann's by each.
+const SIGNED: &str = include_str!("signed.json");
+
+#[tokio::test]
+async fn keys_of_each_algorithm_verify_their_own_tokens_and_no_others() -> Result<()> {
+    let signed: Value = serde_json::from_str(SIGNED)?;
+    let algorithms = signed.as_object().into_iter().flatten();
+    for (algorithm, of) in algorithms.clone() {
+        let directory = scratch("keys");
+        let more = format!("algorithm = \"{algorithm}\"");
+        let by_set = with_keys(
+            &directory.join("jwks.json"),
+            std::slice::from_ref(&of["jwk"]),
+            &more,
+        )
+        .await?;
+        let file = directory.join("key.pem");
+        std::fs::write(&file, of["pem"].as_str().unwrap_or_default())?;
+        let config = format!(
+            "[auth]\nmode = \"jwt\"\nfailures_per_minute = 0\nkey_file = \"{}\"\n{more}\n",
+            file.display()
+        );
+        let by_pem = Gateway::start(&config).await?;
+        let right = of["token"].as_str().unwrap_or_default();
+        let (message, signature) = right.rsplit_once('.').unwrap_or_default();
+        let (header, _) = message.split_once('.').unwrap_or_default();
+        let bob = encoded(&json!({ "sub": "bob", "exp": FUTURE }));
+        let (first, rest) = signature.split_at(1);
+        let first = if first == "A" { "B" } else { "A" };
+        for gateway in [&by_set, &by_pem] {
+            assert_eq!(by_token(gateway, right).await?, 200, "{algorithm}");
+            for wrong in [
+                format!("{header}.{bob}.{signature}"),
+                format!("{message}.{first}{rest}"),
+                format!("{message}.{}", &signature[..signature.len() - 4]),
+                format!("{message}.{signature}AAAA"),
+                format!("{message}."),
+            ] {
+                assert_eq!(by_token(gateway, &wrong).await?, 401, "{algorithm} {wrong}");
+            }
+            for (other, of) in algorithms.clone().filter(|(other, _)| *other != algorithm) {
+                let token = of["token"].as_str().unwrap_or_default();
+                assert_eq!(by_token(gateway, token).await?, 401, "{algorithm} {other}");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_verified_token_is_forgotten_with_its_key_and_with_its_time() -> Result<()> {
     let file = scratch("keys").join("jwks.json");

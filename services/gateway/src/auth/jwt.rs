@@ -1,5 +1,6 @@
 //! JSON Web Tokens (RFC 7519) as bearer tokens (RFC 6750).
 
+mod crypto;
 mod keys;
 mod verified;
 
@@ -79,6 +80,7 @@ impl Names {
 
 impl Verifier {
     pub(super) fn new(config: &JwtConfig) -> anyhow::Result<Self> {
+        crypto::install();
         let mut validation = Validation::new(config.algorithm);
         validation.leeway = config.leeway;
         validation.validate_nbf = true;

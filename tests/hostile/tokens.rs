@@ -208,6 +208,10 @@ async fn a_public_key_does_not_sign_and_no_signature_is_none() -> Result<()> {
             assert_eq!(by_token(&gateway, token).await?, 401, "{alg} {token}");
         }
     }
+    let pem = "-----BEGIN PUBLIC KEY-----\\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\\n";
+    let config = format!("[auth]\nmode = \"jwt\"\nalgorithm = \"HS256\"\nkey = \"{pem}\"\n");
+    let faults = crate::faults(&config).await?;
+    assert!(faults.contains("auth.key: is a key in PEM"), "{faults}");
     // The key that comes with a token is the sender's.
     let header = json!({ "alg": "HS256", "jwk": oct("r", b'a', &json!({})) });
     let token = token(&header, &claims, &SECRET)?;
@@ -488,6 +492,9 @@ async fn two_tokens_that_are_no_text_are_two_users_of_a_model() -> Result<()> {
             .contains("cache-status: weaver; hit");
         assert_eq!(is_hit, hit, "{authorization:?} {answer}");
     }
+    let list = "GET /v1/models HTTP/1.1\r\nhost: h\r\nauthorization: Bearer a\r\n\
+                authorization: Bearer b\r\nconnection: close\r\n\r\n";
+    assert_eq!(exchange(gateway.port(), list).await?.status(), 400);
     let calls = model.calls().await?;
     let twice = ask(&[b"Bearer a", b"Bearer b"]).await?;
     assert!(twice.starts_with("HTTP/1.1 400"), "{twice}");

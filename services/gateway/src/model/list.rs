@@ -1,6 +1,6 @@
 //! `GET /v1/models`: the models of all upstreams that are asked for some.
 
-use super::{Caller, ModelRoute, Refusal, fill};
+use super::{Caller, ModelRoute, Refusal, Who, fill};
 use crate::proxy::{HttpClient, RequestBody};
 use actix_web::{
     HttpResponse,
@@ -20,6 +20,9 @@ const MAX_LIST: usize = 4 << 20;
 pub(crate) async fn list(caller: Caller<'_>) -> HttpResponse {
     if !matches!(*caller.req.method(), Method::GET | Method::HEAD) {
         return Refusal::method("GET, HEAD").respond();
+    }
+    if let Err(refusal) = Who::of(&caller) {
+        return refusal.respond();
     }
     let asked = caller.state.models.all().iter().map(|route| {
         let client = caller

@@ -147,7 +147,7 @@ pub(super) fn one(algorithm: Algorithm, key: &[u8]) -> anyhow::Result<Keys> {
         // Everybody knows a public key: as a shared secret it would let everybody sign.
         Algorithm::HS256 if key.trim_ascii_start().starts_with(b"-----BEGIN") => {
             bail!(
-                "auth.key: a key in PEM is no shared secret; set auth.algorithm to RS256, ES256 or EdDSA"
+                "auth.key_file: a key in PEM is no shared secret; set auth.algorithm to RS256, ES256 or EdDSA"
             )
         }
         Algorithm::HS256 => DecodingKey::from_secret(key),

@@ -186,6 +186,16 @@ fn jwt(section: &mut Section<'_>) -> Option<JwtConfig> {
             "is shorter than 32 bytes, which HS256 needs (RFC 7518 §3.2)",
         );
     }
+    if let JwtKey::Inline(key) = &key
+        && algorithm == Algorithm::HS256
+        && key.trim_start().starts_with("-----BEGIN")
+    {
+        section.fault(
+            "key",
+            "is a key in PEM, which everybody may know and HS256 would take for a shared secret; \
+             set auth.algorithm to RS256, ES256 or EdDSA",
+        );
+    }
     Some(JwtConfig {
         algorithm,
         key,

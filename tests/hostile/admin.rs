@@ -193,6 +193,47 @@ async fn names_that_are_listed_are_served_and_a_token_does_not_make_others_serve
 }
 
 #[tokio::test]
+async fn no_route_leads_from_the_public_port_to_the_admin_port() -> Result<()> {
+    let victim = Gateway::start("").await?;
+    let port = victim.admin();
+    let config = format!(
+        "[[routes]]\npath = \"/\"\nupstreams = [\"http://127.0.0.1:{port}\"]\n\
+         [[routes]]\npath = \"/agents\"\nagent = \"dig\"\n"
+    );
+    let gateway = Gateway::start(&config).await?;
+    let agent = json!({
+        "agent_id": "a", "agent_type": "t", "capabilities": ["dig"],
+        "metadata": { "url": format!("http://127.0.0.1:{port}") },
+    })
+    .to_string();
+    let fields = format!("{}content-type: application/json\r\n", host(&gateway));
+    let answer = ask(&gateway, "POST /agents", &fields, &agent).await?;
+    assert_eq!(answer.status(), 201, "{}", answer.text());
+    for (line, body) in [
+        ("POST /purge", "{\"all\":true}"),
+        ("DELETE /model-cache", ""),
+        ("GET /agents", ""),
+    ] {
+        let (length, port) = (body.len(), gateway.port());
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        let mut answer = exchange(port, &request).await?;
+        for _ in 0..500 {
+            // Until the agent is found.
+            if answer.status() != 503 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            answer = exchange(port, &request).await?;
+        }
+        assert_eq!(answer.status(), 403, "{line} {}", answer.text());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_form_is_no_json() -> Result<()> {
     let gateway = Gateway::start("").await?;
     let host = host(&gateway);

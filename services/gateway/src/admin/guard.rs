@@ -99,6 +99,7 @@ fn check(req: &ServiceRequest, state: &State) -> Result<(), Box<HttpResponse>> {
             .map_err(respond)?;
     }
     site::check_origin(headers, host.as_ref()).map_err(respond)?;
+    site::check_via(headers).map_err(respond)?;
     if access == Access::Operator {
         let peer = req.peer_addr().map(|peer| peer.ip());
         check_token(headers, token, peer, state.admin_failures.as_ref())?;

@@ -165,6 +165,23 @@ pub(super) fn check_origin(headers: &HeaderMap, host: Option<&Host>) -> Result<(
     Ok(())
 }
 
+/// Refuses what a gateway has forwarded: a route or an agent's address leads here, and everybody who
+/// reaches the public port would reach the admin port from loopback.
+pub(super) fn check_via(headers: &HeaderMap) -> Result<(), Refused> {
+    let names_us = |line: &[u8]| {
+        let line = line.to_ascii_lowercase();
+        line.windows(6).any(|part| part == b"weaver")
+    };
+    if headers
+        .get_all(header::VIA)
+        .any(|line| names_us(line.as_bytes()))
+    {
+        let what = "the request was forwarded by a gateway, whose routes must not lead here";
+        return Err(Refused::new(StatusCode::FORBIDDEN, what));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

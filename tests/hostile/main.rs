@@ -5,6 +5,7 @@
 
 mod admin;
 mod agents;
+mod credentials;
 mod tokens;
 
 use anyhow::Result;

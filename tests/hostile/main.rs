@@ -3,8 +3,11 @@
 
 #![allow(clippy::expect_used, reason = "a test that has no client cannot go on")]
 
+mod admin;
+mod agents;
 mod client_gone;
 mod connection_limits;
+mod credentials;
 mod differential;
 mod fields;
 mod framing;
@@ -14,12 +17,13 @@ mod loops;
 mod paths;
 mod purges;
 mod query;
+mod tokens;
 mod upstream_framing_bug;
 mod wire;
 
 use anyhow::Result;
 use tokio::io::AsyncWriteExt as _;
-use weaver_tests::{Exchange, Gateway, Origin, exchange};
+use weaver_tests::{Exchange, Gateway, Origin, exchange, scratch};
 
 /// Sends one request, given as its head without the empty line, on a connection of its own.
 async fn ask(gateway: &Gateway, head: &str) -> Result<Exchange> {
@@ -69,4 +73,15 @@ async fn echo() -> Result<Origin> {
         Some(stream)
     })
     .await
+}
+
+/// What `weaver-gateway check` says of a configuration.
+async fn faults(config: &str) -> Result<String> {
+    let file = scratch("check").join("weaver.toml");
+    std::fs::write(&file, config)?;
+    let mut command = tokio::process::Command::new(Gateway::program()?);
+    let output = command.arg("check").arg("--config").arg(&file).output();
+    let output = output.await?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8(text)?)
 }

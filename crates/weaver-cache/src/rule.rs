@@ -154,13 +154,12 @@ impl Rule {
     /// Whether the request is one that the rule sends past the cache.
     pub(crate) fn bypasses(&self, headers: &HeaderMap) -> bool {
         let has_cookie = |wanted: &String| {
-            let lines = headers
-                .get_all(COOKIE)
-                .filter_map(|line| line.to_str().ok());
+            // Bytes: one cookie that is not ASCII must not hide the others of its line.
+            let lines = headers.get_all(COOKIE).map(|line| line.as_bytes());
             let mut names = lines
-                .flat_map(|line| line.split(';'))
-                .map(|pair| pair.split('=').next().unwrap_or("").trim());
-            names.any(|name| name == wanted)
+                .flat_map(|line| line.split(|byte| *byte == b';'))
+                .filter_map(|pair| pair.split(|byte| *byte == b'=').next());
+            names.any(|name| name.trim_ascii() == wanted.as_bytes())
         };
         self.bypass_headers
             .iter()

@@ -2,26 +2,22 @@
 
 mod agents;
 mod entry;
+mod guard;
 mod models;
 mod purge;
 mod warm;
 
 pub(crate) use agents::MAX_STREAMS;
+pub(crate) use guard::on_connect;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{
-    Error, HttpRequest, HttpResponse, Resource, Route,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
-    http::{
-        StatusCode,
-        header::{self, HeaderMap},
-    },
-    middleware::{Next, from_fn},
+    HttpRequest, HttpResponse, Resource, Route,
+    http::{StatusCode, header},
+    middleware::from_fn,
     web,
 };
 use std::sync::atomic::Ordering;
-use subtle::ConstantTimeEq;
 use weaver_metrics::report::Status;
 
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
@@ -40,35 +36,33 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     let warm = vec![web::post().to(warm::begin), web::get().to(warm::list)];
     let warm = resource("/warm", warm).app_data(web::PayloadConfig::new(warm::MAX_BODY));
     let heartbeat = vec![web::post().to(agents::heartbeat)];
-    config
-        .service(resource("/livez", vec![web::get().to(livez)]))
-        .service(resource("/readyz", vec![web::get().to(readyz)]))
-        .service(resource("/metrics", vec![web::get().to(metrics)]))
-        .service(resource(
-            "/openapi.json",
-            vec![web::get().to(agents::description)],
-        ))
-        .service(
-            // What is left is for operators, what is not there too: a new one is not open by mistake.
-            web::scope("")
-                .wrap(from_fn(operators))
-                .service(resource("/purge", vec![web::post().to(purge::purge)]))
-                .service(warm)
-                .service(resource("/warm/{job}", vec![web::get().to(warm::progress)]))
-                .service(resource("/hottest", vec![web::get().to(warm::hottest)]))
-                .service(resource("/entry", vec![web::get().to(entry::entry)]))
-                .service(resource("/agents", agents))
-                .service(resource("/agents/{agent_id}", one))
-                .service(resource("/agents/{agent_id}/heartbeat", heartbeat))
-                .service(resource("/model-cache", answers))
-                .service(resource("/agent-stats", vec![web::get().to(agents::stats)]))
-                .service(resource(
-                    "/agent-events",
-                    vec![web::get().to(agents::events)],
-                ))
-                .service(resource("/dashboard", vec![web::get().to(dashboard)]))
-                .default_service(web::to(nothing)),
-        );
+    config.service(
+        web::scope("")
+            .wrap(from_fn(guard::guard))
+            .service(resource("/livez", vec![web::get().to(livez)]))
+            .service(resource("/readyz", vec![web::get().to(readyz)]))
+            .service(resource("/metrics", vec![web::get().to(metrics)]))
+            .service(resource(
+                "/openapi.json",
+                vec![web::get().to(agents::description)],
+            ))
+            .service(resource("/purge", vec![web::post().to(purge::purge)]))
+            .service(warm)
+            .service(resource("/warm/{job}", vec![web::get().to(warm::progress)]))
+            .service(resource("/hottest", vec![web::get().to(warm::hottest)]))
+            .service(resource("/entry", vec![web::get().to(entry::entry)]))
+            .service(resource("/agents", agents))
+            .service(resource("/agents/{agent_id}", one))
+            .service(resource("/agents/{agent_id}/heartbeat", heartbeat))
+            .service(resource("/model-cache", answers))
+            .service(resource("/agent-stats", vec![web::get().to(agents::stats)]))
+            .service(resource(
+                "/agent-events",
+                vec![web::get().to(agents::events)],
+            ))
+            .service(resource("/dashboard", vec![web::get().to(dashboard)]))
+            .default_service(web::to(nothing)),
+    );
 }
 
 /// A resource answers other methods with 405; a route alone would leave them to the default.
@@ -119,43 +113,4 @@ async fn dashboard() -> HttpResponse {
         StatusCode::NOT_IMPLEMENTED,
         "/dashboard comes in a later version",
     )
-}
-
-/// Lets nobody pass without the token, before anything of a body is read.
-async fn operators(
-    req: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let refused = match req.app_data::<web::Data<State>>() {
-        Some(state) => refusal(req.headers(), state),
-        None => Some(HttpResponse::InternalServerError().finish()),
-    };
-    match refused {
-        Some(refused) => Ok(req.into_response(refused).map_into_right_body()),
-        None => Ok(next.call(req).await?.map_into_left_body()),
-    }
-}
-
-/// What a request without the right bearer token gets; tokens are compared in constant time.
-fn refusal(headers: &HeaderMap, state: &State) -> Option<HttpResponse> {
-    let token = state.config.admin.token.as_bytes();
-    if token.is_empty() {
-        return None;
-    }
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-        .unwrap_or_default();
-    if bool::from(given.ct_eq(token)) {
-        return None;
-    }
-    let mut refused = problem(
-        StatusCode::UNAUTHORIZED,
-        "the admin token is missing or wrong",
-    );
-    let challenge = header::HeaderValue::from_static("Bearer realm=\"weaver-admin\"");
-    refused
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, challenge);
-    Some(refused)
 }

@@ -4,14 +4,14 @@
 //! online and capable whenever something has happened. A registry that is out of reach changes
 //! nothing: those who were online last are tried on, and ejected if they fail.
 
-use crate::{
-    config::{Destination, routes_upstream},
-    proxy::Upstreams,
-    state::State,
-};
+mod address;
+
+pub(crate) use address::AddressPolicy;
+
+use crate::{config::Destination, proxy::Upstreams, state::State};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
-use weaver_registry::{AgentInfo, AgentRegistry, AgentStatus, Query};
+use weaver_registry::{AgentInfo, AgentStatus, Query};
 
 /// How long to wait for an event before asking anew all the same: an agent's status changes without.
 const RESYNC: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ pub(crate) async fn follow(state: &State) {
     let mut events = state.agents.events(None);
     loop {
         for (capability, upstreams) in &agents {
-            sync(&state.agents, capability, upstreams).await;
+            sync(state, capability, upstreams).await;
         }
         match timeout(RESYNC, events.next()).await {
             Ok(Ok(_)) => {
@@ -63,24 +63,43 @@ pub(crate) async fn follow(state: &State) {
     }
 }
 
-async fn sync(registry: &AgentRegistry, capability: &str, upstreams: &Upstreams) {
+async fn sync(state: &State, capability: &str, upstreams: &Upstreams) {
     let query = Query::any([capability]).only_online(true);
-    match registry.find_capable_agents(&query).await {
+    match state.agents.find_capable_agents(&query).await {
         Ok(agents) => {
-            let found: Vec<_> = agents.iter().filter_map(upstream).collect();
+            let found: Vec<_> = agents
+                .iter()
+                .filter_map(|agent| upstream(agent, &state.agent_addresses))
+                .collect();
             upstreams.replace(&found);
         }
         Err(error) => tracing::debug!(capability, %error, "agents could not be looked for"),
     }
 }
 
+/// Whether an agent may register with this metadata: its `url` is what requests are sent to.
+pub(crate) fn check_metadata(
+    metadata: &serde_json::Map<String, serde_json::Value>,
+    policy: &AddressPolicy,
+) -> Result<(), String> {
+    match metadata.get("url") {
+        None => Ok(()),
+        Some(url) => {
+            let url = url.as_str().ok_or("metadata.url is no text")?;
+            let base = policy.base(url);
+            base.map(|_| ())
+                .map_err(|fault| format!("metadata.url: {fault}"))
+        }
+    }
+}
+
 /// Where an agent listens, and whether it is busy; `None` if it takes no work.
-fn upstream(agent: &AgentInfo) -> Option<(String, bool)> {
+fn upstream(agent: &AgentInfo, policy: &AddressPolicy) -> Option<(String, bool)> {
     if !matches!(agent.status, AgentStatus::Online | AgentStatus::Busy) {
         return None;
     }
     let url = agent.metadata.get("url")?.as_str()?;
-    match routes_upstream(url) {
+    match policy.base(url) {
         Ok(base) => Some((base, agent.status == AgentStatus::Busy)),
         Err(fault) => {
             tracing::warn!(agent = agent.agent_id, fault, "the url of an agent");

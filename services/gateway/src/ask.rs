@@ -122,7 +122,7 @@ fn who(caller: &Caller<'_>, named: Option<&str>) -> Result<Who, Refusal> {
         let what = "user_id names another user than the credentials";
         return Err(Refusal::of_ask(StatusCode::FORBIDDEN, what));
     }
-    Ok(Who::of(caller).or_named(named))
+    Ok(Who::of(caller)?.or_named(named))
 }
 
 async fn shape(served: Served, cache: Value) -> Result<Value, Refusal> {

@@ -11,10 +11,10 @@ mod values;
 
 pub(crate) use sections::routes_upstream;
 pub use sections::{
-    AdminConfig, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination,
-    HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig,
-    RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig,
-    WarmConfig,
+    AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
+    Destination, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig,
+    ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig,
+    TelemetryConfig, WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
@@ -54,6 +54,8 @@ pub struct Config {
     pub model_limits: ModelLimitsConfig,
     /// `[agents]`
     pub agents: RegistryConfig,
+    /// `agents.allow`
+    pub agent_allow: AgentAllow,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[[routes]]`, the longest path first.

@@ -129,7 +129,7 @@ fn print(public: SocketAddr, admin: SocketAddr) {
          \"messages\":[{{\"role\":\"user\",\"content\":\"define a loom\"}}]}}'   # streamed; the second time at once\n  \
          curl -s http://{public}/metrics                 # hits, misses, latency saved\n  \
          curl -s 'http://{admin}/entry?url=http://{public}/catalog'   # what is stored, and until when\n  \
-         curl -s -d '{{\"url\":\"/catalog\"}}' http://{admin}/purge   # gone; ask again for a miss\n\n\
+         curl -s --json '{{\"url\":\"/catalog\"}}' http://{admin}/purge   # gone; ask again for a miss\n\n\
          Ctrl-C ends it.\n"
     );
 }

@@ -316,16 +316,7 @@ fn admit(
     let identity = if open {
         None
     } else {
-        state.auth.authenticate(headers).map_err(|(status, what)| {
-            let mut refused = refuse(status, what);
-            if status == StatusCode::UNAUTHORIZED {
-                let challenge = HeaderValue::from_static(state.auth.challenge());
-                refused
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, challenge);
-            }
-            refused
-        })?
+        state.auth.authenticate(headers, canonical.client.address)?
     };
     let budget = match &state.limiter {
         // A probe that is refused restarts a healthy node.

@@ -23,12 +23,14 @@ mod problem;
 mod record;
 mod request;
 mod served;
+mod who;
 
 pub(crate) use budget::Budgets;
 pub(crate) use list::list;
 pub(crate) use problem::Refusal;
-pub(crate) use request::{Asked, Endpoint, Who, read};
+pub(crate) use request::{Asked, Endpoint, read};
 pub(crate) use served::{Head, How, Served};
+pub(crate) use who::Who;
 
 use crate::{
     config::{Config, ModelRouteConfig},
@@ -127,7 +129,7 @@ pub(crate) async fn handle(
     let outcome = async {
         request::only_post(caller.req)?;
         let body = request::read(payload, MAX_CALL).await?;
-        let who = Who::of(&caller);
+        let who = Who::of(&caller)?;
         let asked = Asked::read(endpoint, body, who, caller.req.headers())?;
         serve(&caller, asked).await
     };
@@ -226,7 +228,10 @@ async fn lead_fetch(
     };
     let (reply, head) = oneshot::channel();
     let fill = Fill {
-        client: caller.clients.get(route.config.connect_timeout).clone(),
+        client: caller
+            .clients
+            .of(&route.config.to, route.config.connect_timeout)
+            .clone(),
         fields: fill::call_fields(caller, &asked, route.config.key.as_ref()),
         state: caller.state.clone().into_inner(),
         route,

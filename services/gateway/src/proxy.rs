@@ -9,6 +9,7 @@ mod body;
 mod client;
 mod fields;
 mod health;
+mod resolver;
 mod send;
 mod tunnel;
 mod upstreams;

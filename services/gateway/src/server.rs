@@ -5,7 +5,8 @@ mod tasks;
 
 use crate::{
     admin,
-    auth::Authenticator,
+    agents::AddressPolicy,
+    auth::{Authenticator, FailureBudget},
     config::Config,
     handler,
     ingress::{Ingress, Mark},
@@ -165,6 +166,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         routes: Routes::new(&config, &http_metrics),
         mark: mark(&config),
         auth: Authenticator::new(&config.auth)?,
+        admin_failures: FailureBudget::new(config.auth.failures_per_minute),
+        agent_addresses: Arc::new(AddressPolicy::new(&config.agent_allow)),
         limiter: Limiter::new(&config.rate_limit),
         cache: RwLock::new(None),
         registry: Arc::new(registry),
@@ -251,7 +254,7 @@ fn serve_public(
             let (state, cache) = (Arc::clone(&state), cache.clone());
             let (budget, draining) = (Arc::clone(&budget), draining.clone());
             async move {
-                let clients = Clients::new(&state.config);
+                let clients = Clients::new(&state.config, &state.agent_addresses);
                 let app = App::new()
                     .app_data(web::Data::from(Arc::clone(&state)))
                     .app_data(web::Data::new(clients))
@@ -299,6 +302,7 @@ fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Serve
             .app_data(web::PayloadConfig::new(1 << 20))
             .configure(admin::routes)
     })
+    .on_connect(admin::on_connect)
     .workers(1)
     .disable_signals()
     .shutdown_timeout(1)

@@ -1,8 +1,14 @@
 //! What all workers share.
 
 use crate::{
-    auth::Authenticator, config::Config, ingress::Mark, limit::Limiter, model::Models,
-    routes::Routes, warm::Warmer,
+    agents::AddressPolicy,
+    auth::{Authenticator, FailureBudget},
+    config::Config,
+    ingress::Mark,
+    limit::Limiter,
+    model::Models,
+    routes::Routes,
+    warm::Warmer,
 };
 use parking_lot::RwLock;
 use std::{
@@ -28,6 +34,8 @@ pub(crate) struct State {
     /// By which requests that come back are known.
     pub(crate) mark: Mark,
     pub(crate) auth: Authenticator,
+    /// Wrong admin tokens, by the address that they came from.
+    pub(crate) admin_failures: Option<FailureBudget>,
     pub(crate) limiter: Option<Limiter>,
     pub(crate) cache: RwLock<Option<CacheHandle>>,
     pub(crate) cache_metrics: CacheMetrics,
@@ -35,6 +43,8 @@ pub(crate) struct State {
     pub(crate) redis: Option<RedisPool>,
     pub(crate) models: Models,
     pub(crate) agents: AgentRegistry,
+    /// Where agents may listen.
+    pub(crate) agent_addresses: Arc<AddressPolicy>,
     pub(crate) agent_metrics: AgentMetrics,
     /// Places for those who follow the agents' events.
     pub(crate) event_streams: Arc<Semaphore>,

@@ -67,6 +67,18 @@ enum Refusals {
     /// The admin token is missing or wrong
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(#[to_schema] Problem),
+    /// The request comes from a page of another site
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] Problem),
+    /// The body is not declared as JSON
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(#[to_schema] Problem),
+    /// The Host is not one of the admin port's
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+    /// Too many wrong admin tokens came from this address
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooManyFailures(#[to_schema] Problem),
     /// The registry is out of reach
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
@@ -114,6 +126,9 @@ pub(super) async fn register(state: web::Data<State>, body: Bytes) -> HttpRespon
         Ok(agent) => agent,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
     };
+    if let Err(what) = crate::agents::check_metadata(&agent.metadata, &state.agent_addresses) {
+        return problem(StatusCode::BAD_REQUEST, &what);
+    }
     match state.agents.register(agent).await {
         Ok(agent) => answer(StatusCode::CREATED, &agent),
         Err(error) => failed(&error),

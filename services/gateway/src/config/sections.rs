@@ -15,6 +15,7 @@ mod redis;
 mod routes;
 mod warm;
 
+pub use agents::AgentAllow;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::upstream as routes_upstream;
@@ -108,14 +109,17 @@ pub struct RateLimitConfig {
 /// `[admin]`
 #[derive(Clone)]
 pub struct AdminConfig {
-    /// The bearer token of purges; empty needs none, on loopback only.
+    /// The bearer token of operators; empty needs none, on loopback only.
     pub token: String,
+    /// Host names that are served besides loopback names and the port's own address; `*` is any.
+    pub hosts: Vec<String>,
 }
 
 impl fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdminConfig")
             .field("token", &"***")
+            .field("hosts", &self.hosts)
             .finish()
     }
 }
@@ -144,9 +148,7 @@ pub enum LogFormat {
 
 pub(super) fn read(root: &mut Section<'_>) -> Config {
     let server = server(root.section("server"));
-    let admin = AdminConfig {
-        token: admin(root.section("admin")),
-    };
+    let admin = admin(root.section("admin"));
     if !server.admin_listen.ip().is_loopback() && admin.token.is_empty() {
         root.fault_at(
             "admin.token",
@@ -157,6 +159,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         );
     }
     let auth = auth::read(root.section("auth"));
+    let (agents, agent_allow) = agents::read(root.section("agents"));
     let redis_section = root.section("redis");
     let redis = redis::read(redis_section);
     let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
@@ -169,10 +172,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
         ask: models::ask(root.section("ask")),
-        models: models::models(root.tables("models")),
+        models: models::models(root.tables("models"), !admin.token.is_empty()),
         model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
         model_limits: models::limits(root.section("model_limits")),
-        agents: agents::read(root.section("agents")),
+        agents,
+        agent_allow,
         telemetry: telemetry(root.section("telemetry")),
         routes,
         server,
@@ -341,10 +345,29 @@ fn rate_limit(mut section: Section<'_>) -> RateLimitConfig {
     limit
 }
 
-fn admin(mut section: Section<'_>) -> String {
-    let token = section.text("token").unwrap_or_default();
+fn admin(mut section: Section<'_>) -> AdminConfig {
+    let admin = AdminConfig {
+        token: section.text("token").unwrap_or_default(),
+        hosts: section.parsed_list("hosts", host_name).unwrap_or_default(),
+    };
     section.finish();
-    token
+    admin
+}
+
+/// `*`, an address, a host name, or `*.` and one: in lower case, without scheme and port.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !name.is_empty() && name.bytes().all(is_allowed)
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if text == "*" || text.parse::<std::net::IpAddr>().is_ok() || is_name(name) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!(
+            "{text:?} is not a host name such as \"admin.example.com\", without scheme and port"
+        ))
+    }
 }
 
 fn telemetry(mut section: Section<'_>) -> TelemetryConfig {

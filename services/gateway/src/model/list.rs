@@ -1,6 +1,6 @@
 //! `GET /v1/models`: the models of all upstreams that are asked for some.
 
-use super::{Caller, ModelRoute, Refusal, fill};
+use super::{Caller, ModelRoute, Refusal, Who, fill};
 use crate::proxy::{HttpClient, RequestBody};
 use actix_web::{
     HttpResponse,
@@ -21,8 +21,13 @@ pub(crate) async fn list(caller: Caller<'_>) -> HttpResponse {
     if !matches!(*caller.req.method(), Method::GET | Method::HEAD) {
         return Refusal::method("GET, HEAD").respond();
     }
+    if let Err(refusal) = Who::of(&caller) {
+        return refusal.respond();
+    }
     let asked = caller.state.models.all().iter().map(|route| {
-        let client = caller.clients.get(route.config.connect_timeout);
+        let client = caller
+            .clients
+            .of(&route.config.to, route.config.connect_timeout);
         let fields = fill::fields(&caller, route.config.key.as_ref());
         async move {
             let asked = timeout(PATIENCE, ask(client, route, fields)).await;

@@ -1,6 +1,6 @@
 //! What is asked: the three endpoints' bodies, as calls.
 
-use super::{Caller, Refusal};
+use super::{Refusal, Who};
 use actix_web::{
     HttpRequest,
     http::{Method, header::HeaderMap},
@@ -55,31 +55,6 @@ impl Endpoint {
             Self::Completion => "prompt",
             Self::Embedding => "input",
         }
-    }
-}
-
-/// Who asks: those for whom answers are kept apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Who(pub(crate) Option<String>);
-
-impl Who {
-    /// The authenticated user, or else whose credentials go to the upstream.
-    pub(crate) fn of(caller: &Caller<'_>) -> Self {
-        if let Some(identity) = &caller.context.identity {
-            return Self(Some(format!("user {}", identity.user)));
-        }
-        let authorization = caller.req.headers().get("authorization");
-        Self(authorization.map(|value| {
-            format!(
-                "authorization {}",
-                String::from_utf8_lossy(value.as_bytes())
-            )
-        }))
-    }
-
-    /// Who a call says that it is for, where nobody is known.
-    pub(crate) fn or_named(self, name: Option<&str>) -> Self {
-        Self(self.0.or_else(|| name.map(|name| format!("name {name}"))))
     }
 }
 
@@ -158,7 +133,7 @@ impl Asked {
                 query,
                 model,
                 parameters: members,
-                user: who.0,
+                user: who.key(),
             },
             wishes: Wishes {
                 no_cache: said.no_cache,

@@ -1,15 +1,18 @@
 //! One worker's HTTP clients.
 
-use super::body::RequestBody;
-use crate::config::Config;
+use super::{body::RequestBody, resolver::Resolver};
+use crate::{
+    agents::AddressPolicy,
+    config::{Config, Destination},
+};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, RequestBody>;
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, RequestBody>;
 
 /// Idle connections to one upstream that a worker keeps.
 const MAX_IDLE: usize = 128;
@@ -17,31 +20,58 @@ const MAX_IDLE: usize = 128;
 /// first: a POST on a connection that the upstream is closing cannot be repeated.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Clients by their connect timeout, which belongs to the connector.
+/// Of what is configured without a connect timeout.
+const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Clients by their connect timeout, which belongs to the connector, and by whether they are for
+/// agents, whose addresses are limited.
 pub(crate) struct Clients {
     by_connect_timeout: HashMap<Duration, HttpClient>,
+    of_agents: HashMap<Duration, HttpClient>,
     other: HttpClient,
 }
 
 impl Clients {
-    pub(crate) fn new(config: &Config) -> Self {
-        let timeouts = config.routes.iter().map(|route| route.connect_timeout);
-        let timeouts = timeouts.chain(config.models.iter().map(|route| route.connect_timeout));
+    pub(crate) fn new(config: &Config, policy: &Arc<AddressPolicy>) -> Self {
+        let routes = config.routes.iter();
+        let routes = routes.map(|route| (&route.to, route.connect_timeout));
+        let models = config.models.iter();
+        let models = models.map(|route| (&route.to, route.connect_timeout));
+        let (mut by_connect_timeout, mut of_agents) = (HashMap::new(), HashMap::new());
+        for (to, timeout) in routes.chain(models) {
+            let clients = match to {
+                Destination::Agent(_) => &mut of_agents,
+                Destination::Upstreams(_) => &mut by_connect_timeout,
+            };
+            let resolver = Resolver::of(to, policy);
+            clients
+                .entry(timeout)
+                .or_insert_with(|| client(timeout, resolver));
+        }
         Self {
-            by_connect_timeout: timeouts.map(|timeout| (timeout, client(timeout))).collect(),
-            other: client(Duration::from_secs(5)),
+            by_connect_timeout,
+            of_agents,
+            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited()),
         }
     }
 
-    pub(crate) fn get(&self, connect_timeout: Duration) -> &HttpClient {
-        self.by_connect_timeout
-            .get(&connect_timeout)
-            .unwrap_or(&self.other)
+    /// The client for a destination of a route or model.
+    pub(crate) fn of(&self, to: &Destination, connect_timeout: Duration) -> &HttpClient {
+        match to {
+            Destination::Agent(_) => self.of_agents.get(&connect_timeout),
+            Destination::Upstreams(_) => self.by_connect_timeout.get(&connect_timeout),
+        }
+        .unwrap_or(&self.other)
+    }
+
+    /// The client for what is configured by itself.
+    pub(crate) fn other(&self) -> &HttpClient {
+        &self.other
     }
 }
 
-pub(super) fn client(connect_timeout: Duration) -> HttpClient {
-    let mut connector = HttpConnector::new();
+pub(super) fn client(connect_timeout: Duration, resolver: Resolver) -> HttpClient {
+    let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.set_connect_timeout(Some(connect_timeout));
     connector.set_nodelay(true);
     connector.set_keepalive(Some(Duration::from_secs(30)));

@@ -1,16 +1,16 @@
 //! Active health checks.
 
-use super::{body::RequestBody, client::client, upstreams::Upstream};
-use crate::routes::Route;
+use super::{body::RequestBody, client::client, resolver::Resolver, upstreams::Upstream};
+use crate::{agents::AddressPolicy, routes::Route};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Checks the upstreams of a route for ever; ends at once where no check is configured.
-pub(crate) async fn check(route: &Route) {
+pub(crate) async fn check(route: &Route, policy: &Arc<AddressPolicy>) {
     let Some(config) = &route.config.health_check else {
         return;
     };
-    let client = client(config.timeout);
+    let client = client(config.timeout, Resolver::of(&route.config.to, policy));
     let mut ticks = interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

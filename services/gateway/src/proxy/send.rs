@@ -170,7 +170,7 @@ pub(crate) async fn forward(
         let Some(request) = request(req, &method, &upstream.base, fields.clone(), this_body) else {
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
-        let client = clients.get(config.connect_timeout);
+        let client = clients.of(&config.to, config.connect_timeout);
         let sent = send(client, request, config.first_byte_timeout, &progress, req).await;
         match sent {
             Ok(response) => {
@@ -214,7 +214,7 @@ pub(crate) async fn ask(
     let Some(request) = request(req, &http::Method::POST, upstream, fields, body) else {
         return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
     };
-    let client = clients.get(Duration::ZERO);
+    let client = clients.other();
     match send(client, request, LIMIT, &Progress::new(), req).await {
         Ok(response) => respond(req, response, None, LIMIT, InFlight::uncounted()),
         Err(failure) => {

@@ -26,7 +26,11 @@ impl Tasks {
             let shared = Arc::clone(&shared);
             async move {
                 if let Some(limiter) = &shared.limiter {
-                    limiter.tend();
+                    limiter.run_maintenance();
+                }
+                shared.auth.run_maintenance();
+                if let Some(failures) = &shared.admin_failures {
+                    failures.run_maintenance();
                 }
                 if let Some(budgets) = &shared.models.budgets {
                     budgets.tend();
@@ -61,8 +65,8 @@ impl Tasks {
         let shared = Arc::clone(state);
         tasks.spawn(async move { crate::agents::follow(&shared).await });
         for route in state.routes.all() {
-            let route = Arc::clone(route);
-            tasks.spawn(async move { crate::proxy::check_health(&route).await });
+            let (route, policy) = (Arc::clone(route), Arc::clone(&state.agent_addresses));
+            tasks.spawn(async move { crate::proxy::check_health(&route, &policy).await });
         }
         Self(tasks)
     }

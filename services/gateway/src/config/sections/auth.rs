@@ -9,6 +9,8 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 pub struct AuthConfig {
     /// How requests are authenticated.
     pub mode: AuthMode,
+    /// Wrong credentials that may come from one address in a minute; 0 is no limit.
+    pub failures_per_minute: u32,
 }
 
 /// How requests are authenticated.
@@ -115,8 +117,12 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
             }
         },
     };
+    let failures_per_minute = section.number("failures_per_minute", 30, 0..=1_000_000);
     section.finish();
-    AuthConfig { mode }
+    AuthConfig {
+        mode,
+        failures_per_minute,
+    }
 }
 
 /// `KEY:USER:roles:scopes`; the last two may be left out. Its faults never show the key.
@@ -178,6 +184,16 @@ fn jwt(section: &mut Section<'_>) -> Option<JwtConfig> {
         section.fault(
             "key",
             "is shorter than 32 bytes, which HS256 needs (RFC 7518 §3.2)",
+        );
+    }
+    if let JwtKey::Inline(key) = &key
+        && algorithm == Algorithm::HS256
+        && key.trim_start().starts_with("-----BEGIN")
+    {
+        section.fault(
+            "key",
+            "is a key in PEM, which everybody may know and HS256 would take for a shared secret; \
+             set auth.algorithm to RS256, ES256 or EdDSA",
         );
     }
     Some(JwtConfig {

@@ -85,16 +85,29 @@ pub(super) fn limits(mut section: Section<'_>) -> ModelLimitsConfig {
     limits
 }
 
-pub(super) fn models(tables: Vec<Section<'_>>) -> Vec<ModelRouteConfig> {
+/// `registering_needs_a_token`: whether not everybody who reaches the admin port can register an
+/// agent.
+pub(super) fn models(
+    tables: Vec<Section<'_>>,
+    registering_needs_a_token: bool,
+) -> Vec<ModelRouteConfig> {
+    let model = |section| model(section, registering_needs_a_token);
     tables.into_iter().map(model).collect()
 }
 
-fn model(mut section: Section<'_>) -> ModelRouteConfig {
+fn model(mut section: Section<'_>, registering_needs_a_token: bool) -> ModelRouteConfig {
     let least = Duration::from_millis(1);
     let names = section.list("models");
     let names = names.unwrap_or_else(|| vec!["*".to_owned()]);
     if names.iter().any(String::is_empty) || names.is_empty() {
         section.fault("models", "has no name, or an empty one");
+    }
+    if section.has("key_env") && section.has("agent") && !registering_needs_a_token {
+        section.fault(
+            "key_env",
+            "cannot be combined with `agent` unless `admin.token` is set: otherwise anybody who \
+             reaches the admin port registers an agent and is sent the key",
+        );
     }
     let key = section.text("key_env").and_then(|name| {
         let key = section.variable(&name).filter(|key| !key.is_empty());

@@ -7,8 +7,11 @@
 
 mod body;
 mod client;
+mod failure;
 mod fields;
+mod framing;
 mod health;
+mod interim;
 mod send;
 mod tunnel;
 mod upstreams;
@@ -16,5 +19,5 @@ mod upstreams;
 pub(crate) use body::{RequestBody, TrailerSlot};
 pub(crate) use client::{Clients, HttpClient};
 pub(crate) use health::check as check_health;
-pub(crate) use send::{Failure, ask, forward};
+pub(crate) use send::{ask, forward, send_own};
 pub(crate) use upstreams::{InFlight, Upstreams};

@@ -42,6 +42,8 @@ pub struct ServerConfig {
     pub max_head: u64,
     /// The largest body of a request, in bytes.
     pub max_body: u64,
+    /// The largest head of an upstream's response, in bytes.
+    pub max_upstream_head: u64,
     /// Connections at once, over all workers.
     pub max_connections: usize,
     /// Which responses get the security headers.
@@ -199,6 +201,8 @@ fn server(mut section: Section<'_>) -> ServerConfig {
         ),
         max_head: section.size("max_head", 32 << 10, 1024..=128 << 10),
         max_body: section.size("max_body", 100 << 20, 0..=1 << 40),
+        // hyper reads a head in a buffer of at least 8 KiB.
+        max_upstream_head: section.size("max_upstream_head", 64 << 10, 8 << 10..=1 << 20),
         max_connections: section.number("max_connections", 25_000, 1..=1_000_000),
         security_headers: section.choice(
             "security_headers",

@@ -7,7 +7,7 @@ use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, s
 use crate::{
     config::ModelKey,
     convert,
-    proxy::{Failure, HttpClient, InFlight, RequestBody},
+    proxy::{HttpClient, InFlight, RequestBody, send_own},
     state::State,
 };
 use actix_web::http::header::HeaderName;
@@ -191,9 +191,15 @@ impl Fill {
             let Some(request) = self.request(&upstream.base) else {
                 return Err(Refusal::internal());
             };
-            let sent = timeout(config.first_byte_timeout, self.client.request(request)).await;
+            let sent = send_own(
+                &self.client,
+                request,
+                config.first_byte_timeout,
+                self.state.config.server.max_upstream_head,
+            )
+            .await;
             let failure = match sent {
-                Ok(Ok(response)) => {
+                Ok(response) => {
                     if matches!(response.status().as_u16(), 502..=504) {
                         upstreams.failed(&upstream);
                     } else {
@@ -201,11 +207,12 @@ impl Fill {
                     }
                     return Ok((response, in_flight));
                 }
-                Ok(Err(error)) => Failure::of(error),
-                Err(_) => Failure::FirstByte(config.first_byte_timeout),
+                Err(failure) => failure,
             };
             failure.log(&config.name);
-            upstreams.failed(&upstream);
+            if failure.counts_against_upstream() {
+                upstreams.failed(&upstream);
+            }
             if !failure.is_before_sending() {
                 let (status, what) = failure.status();
                 return Err(refuse(status.as_u16(), what));

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Checks the upstreams of a route for ever; ends at once where no check is configured.
-pub(crate) async fn check(route: &Route) {
+pub(crate) async fn check(route: &Route, max_head: u64) {
     let Some(config) = &route.config.health_check else {
         return;
     };
-    let client = client(config.timeout);
+    let client = client(config.timeout, max_head);
     let mut ticks = interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -1,14 +1,17 @@
-//! Connections that have switched protocols (RFC 9110 §7.8), WebSocket above all: bytes both ways.
+//! Connections that have switched to WebSocket (RFC 6455): bytes both ways.
+//!
+//! It is the only protocol that is switched to. What a tunnel carries is neither judged nor keyed, so
+//! one is opened only for a client that has asked for it in full, and only to what it has asked for.
+//! h2c in particular would be a way past every rule of the gateway.
 
 use super::{fields, upstreams::InFlight};
-use crate::problem::problem;
 use actix_http::{
     Payload,
     body::{BodySize, MessageBody},
 };
 use actix_web::{
-    HttpResponse,
-    http::{StatusCode, header},
+    HttpRequest, HttpResponse,
+    http::{Method, StatusCode, Version, header},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -27,22 +30,50 @@ use tokio::{
 const CHUNK: usize = 16 * 1024;
 const CHUNKS: usize = 4;
 
+const WEBSOCKET: &str = "websocket";
+
+/// Whether a request is a WebSocket's opening handshake (RFC 6455 §4.1), but for its body, which a
+/// handshake has not.
+pub(super) fn is_handshake(req: &HttpRequest) -> bool {
+    let fields = req.headers();
+    let upgrade = fields.get_all(header::CONNECTION).any(|line| {
+        let line = line.to_str().unwrap_or("");
+        line.split(',')
+            .any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+    });
+    let mut protocols = fields.get_all(header::UPGRADE);
+    let only_websocket = protocols
+        .next()
+        .is_some_and(|protocol| is_websocket(protocol.as_bytes()))
+        && protocols.next().is_none();
+    *req.method() == Method::GET
+        && req.version() == Version::HTTP_11
+        && upgrade
+        && only_websocket
+        && fields.contains_key(header::SEC_WEBSOCKET_KEY)
+}
+
+/// Whether a 101 switches to WebSocket and to nothing else.
+pub(super) fn is_accepted(fields: &http::HeaderMap) -> bool {
+    let mut protocols = fields.get_all(http::header::UPGRADE).iter();
+    protocols
+        .next()
+        .is_some_and(|protocol| is_websocket(protocol.as_bytes()))
+        && protocols.next().is_none()
+}
+
+fn is_websocket(protocol: &[u8]) -> bool {
+    protocol
+        .trim_ascii()
+        .eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
 /// Answers 101 and passes bytes until either side ends.
 pub(super) fn open(
     response: http::Response<Incoming>,
-    payload: Option<Payload>,
+    mut payload: Payload,
     in_flight: InFlight,
 ) -> HttpResponse {
-    let Some(mut payload) = payload else {
-        return problem(
-            StatusCode::BAD_GATEWAY,
-            "the upstream switched protocols unasked",
-        );
-    };
-    let protocol = response
-        .headers()
-        .get(http::header::UPGRADE)
-        .and_then(|value| header::HeaderValue::from_bytes(value.as_bytes()).ok());
     let headers = response.headers().clone();
     let upgrading = hyper::upgrade::on(response);
     let (down, pieces) = mpsc::channel(CHUNKS);
@@ -72,9 +103,8 @@ pub(super) fn open(
     response
         .head_mut()
         .set_connection_type(actix_http::ConnectionType::Upgrade);
-    if let Some(protocol) = protocol {
-        response.headers_mut().insert(header::UPGRADE, protocol);
-    }
+    let protocol = header::HeaderValue::from_static(WEBSOCKET);
+    response.headers_mut().insert(header::UPGRADE, protocol);
     response
 }
 

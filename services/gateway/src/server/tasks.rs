@@ -62,7 +62,8 @@ impl Tasks {
         tasks.spawn(async move { crate::agents::follow(&shared).await });
         for route in state.routes.all() {
             let route = Arc::clone(route);
-            tasks.spawn(async move { crate::proxy::check_health(&route).await });
+            let max_head = state.config.server.max_upstream_head;
+            tasks.spawn(async move { crate::proxy::check_health(&route, max_head).await });
         }
         Self(tasks)
     }

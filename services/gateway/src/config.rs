@@ -11,7 +11,7 @@ mod values;
 
 pub(crate) use sections::routes_upstream;
 pub use sections::{
-    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination,
+    AdminConfig, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig, Destination, GateConfig,
     HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig,
     RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig,
     WarmConfig,

@@ -16,7 +16,7 @@ mod warm;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::upstream as routes_upstream;
-pub use routes::{Destination, HealthCheckConfig, RouteCache, RouteConfig};
+pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
 pub use warm::WarmConfig;
 
 /// `[server]`

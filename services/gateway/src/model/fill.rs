@@ -7,7 +7,7 @@ use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, s
 use crate::{
     config::ModelKey,
     convert,
-    proxy::{HttpClient, InFlight, RequestBody, send_own},
+    proxy::{Failure, HttpClient, InFlight, RequestBody, Unavailable, send_own},
     state::State,
 };
 use actix_web::http::header::HeaderName;
@@ -182,8 +182,13 @@ impl Fill {
         };
         let mut tried = Vec::new();
         loop {
-            let Some((upstream, in_flight)) = upstreams.choose(&tried) else {
-                return Err(refuse(503, "no upstream is online"));
+            let began = Instant::now();
+            let (upstream, mut in_flight) = match upstreams.acquire(&tried, true).await {
+                Ok(acquired) => acquired,
+                Err(Unavailable::NoneHealthy) => return Err(refuse(503, "no upstream is online")),
+                Err(Unavailable::Full { retry_after }) => {
+                    return Err(Refusal::overloaded(&config.name, retry_after));
+                }
             };
             if tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
                 return Err(refuse(502, "no upstream could be reached"));
@@ -204,11 +209,17 @@ impl Fill {
                         upstreams.failed(&upstream);
                     } else {
                         upstreams.succeeded(&upstream);
+                        in_flight.answered(began);
                     }
+                    in_flight.stop_counting();
                     return Ok((response, in_flight));
                 }
                 Err(failure) => failure,
             };
+            if matches!(failure, Failure::FirstByte(_)) {
+                in_flight.answered(began);
+            }
+            drop(in_flight);
             failure.log(&config.name);
             if failure.counts_against_upstream() {
                 upstreams.failed(&upstream);

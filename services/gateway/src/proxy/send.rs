@@ -7,7 +7,7 @@ use super::{
     fields, framing,
     interim::{self, Interim},
     tunnel,
-    upstreams::{InFlight, Upstream},
+    upstreams::{InFlight, Unavailable, Upstream},
 };
 use crate::{
     convert, ingress::RequestContext, problem, routes::Route, server::wire::Wire, state::State,
@@ -26,10 +26,12 @@ use hyper::body::Incoming;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use weaver_cache::{Detached, OriginUnreachable, Replaceable};
 
+/// How long the body of a request may take before its request gives its room back.
+const UPLOAD: Duration = Duration::from_secs(1);
 /// Pieces of a request's body between the client and the upstream.
 const PIECES: usize = 8;
 
@@ -37,6 +39,18 @@ fn none_healthy(route: &Route) -> HttpResponse {
     let detail = "no upstream of this route is healthy";
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let response = problem::of_upstream(status, detail, &route.config.name);
+    unreachable(response, OriginUnreachable::Known)
+}
+
+/// No upstream has room. What is stored may stand in, as for upstreams that fail.
+fn overloaded(route: &Route, retry_after: u64) -> HttpResponse {
+    let detail = "the upstreams of this route have as much to do as they can; try again later";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = problem::of_upstream(status, detail, &route.config.name);
+    let fields = response.headers_mut();
+    fields.insert(header::RETRY_AFTER, header::HeaderValue::from(retry_after));
+    let no_store = header::HeaderValue::from_static("no-store");
+    fields.insert(header::CACHE_CONTROL, no_store);
     unreachable(response, OriginUnreachable::Known)
 }
 
@@ -79,9 +93,18 @@ pub(crate) async fn forward(
     let repeatable = !has_body && !websocket && is_idempotent(&method);
     route.upstreams.earn();
     let mut tried: Vec<Arc<Upstream>> = Vec::new();
+    let mut last_failure: Option<Failure> = None;
     loop {
-        let Some((upstream, in_flight)) = route.upstreams.choose(&tried) else {
-            return none_healthy(route);
+        // What is stored answers at once, while a queue might not.
+        let wait = !req.extensions().contains::<Replaceable>();
+        let acquired = route.upstreams.acquire(&tried, wait).await;
+        let (upstream, mut in_flight) = match (acquired, &last_failure) {
+            (Ok(acquired), _) => acquired,
+            (Err(Unavailable::NoneHealthy), _) => return none_healthy(route),
+            (Err(Unavailable::Full { .. }), Some(failure)) => return failure.respond(&config.name),
+            (Err(Unavailable::Full { retry_after }), None) => {
+                return overloaded(route, retry_after);
+            }
         };
         let Some(this_body) = body.take() else {
             return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");
@@ -91,14 +114,18 @@ pub(crate) async fn forward(
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
         let client = clients.get(config.connect_timeout);
-        let sent = send(client, request, config.first_byte_timeout, &progress, req).await;
+        let began = std::time::Instant::now();
+        let sending = send(client, request, config.first_byte_timeout, &progress, req);
+        let sent = hold_while_sending(sending, &progress, &mut in_flight).await;
         match sent.and_then(|response| judge(req, response, websocket, clients.max_head)) {
             Ok((response, size)) => {
                 if matches!(response.status().as_u16(), 502..=504) {
                     route.upstreams.failed(&upstream);
                 } else {
                     route.upstreams.succeeded(&upstream);
+                    in_flight.answered(began.max(progress.last()));
                 }
+                in_flight.stop_counting();
                 if let Some(payload) = payload.filter(|_| is_switch(&response)) {
                     return tunnel::open(response, payload, in_flight);
                 }
@@ -106,6 +133,9 @@ pub(crate) async fn forward(
                 return respond(response, size, limit, in_flight);
             }
             Err(failure) => {
+                if matches!(failure, Failure::FirstByte(_)) {
+                    in_flight.answered(began.max(progress.last()));
+                }
                 drop(in_flight);
                 failure.log(&config.name);
                 if failure.counts_against_upstream() {
@@ -121,6 +151,7 @@ pub(crate) async fn forward(
                 }
                 body = Some(RequestBody::Empty);
                 tried.push(upstream);
+                last_failure = Some(failure);
             }
         }
     }
@@ -153,6 +184,24 @@ pub(crate) async fn send_own(
     framing::of_response(to_head, response.status(), response.headers())
         .map_err(Failure::Misframed)?;
     Ok(response)
+}
+
+/// Waits for a request to be answered. One whose body takes longer than [`UPLOAD`] to come gives its
+/// room in the upstream's limit back: clients that send slowly must not keep others out.
+async fn hold_while_sending<T>(
+    sending: impl Future<Output = T>,
+    progress: &Progress,
+    in_flight: &mut InFlight,
+) -> T {
+    let mut sending = std::pin::pin!(sending);
+    if !progress.is_done() {
+        match timeout(UPLOAD, &mut sending).await {
+            Ok(sent) => return sent,
+            Err(_) if !progress.is_done() => in_flight.stop_counting(),
+            Err(_) => {}
+        }
+    }
+    sending.await
 }
 
 /// Sends a question to the upstream that answers them.
@@ -236,6 +285,7 @@ fn request_body(
     most: u64,
     progress: Progress,
 ) -> RequestBody {
+    progress.expect(length);
     let (sender, pieces) = mpsc::channel(PIECES);
     actix_rt::spawn(async move {
         let mut total = 0_u64;

@@ -319,6 +319,96 @@ async fn a_response_whose_end_cannot_be_told_is_a_502_and_never_stored() -> Resu
 }
 
 #[tokio::test]
+async fn a_chunked_body_that_is_malformed_has_no_clean_end_and_is_never_stored() -> Result<()> {
+    let cases = [
+        "5\r\nhelloX\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "zz\r\nhello\r\n0\r\n\r\n",
+        "-1\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\n0\n\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\r\n",
+        "5\r\nhello\r\n0",
+    ];
+    let (mut config, mut origins) = (String::new(), Vec::new());
+    for (at, body) in cases.iter().enumerate() {
+        let head =
+            "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
+        let origin = Origin::closing(format!("{head}{body}")).await?;
+        config += &route(&format!("/{at}"), &origin, "eject_after = 1000");
+        origins.push(origin);
+    }
+    let gateway = Gateway::start(&config).await?;
+    for (at, (body, origin)) in cases.iter().zip(&origins).enumerate() {
+        for asked in 1..=2 {
+            let answer = get(&gateway, &format!("/{at}"), "").await?;
+            assert!(!answer.has_last_chunk(), "{body:?}: {}", answer.text());
+            assert_eq!(origin.requests(), asked, "{body:?}: it was stored");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handshake_is_never_answered_from_the_store_nor_for_another() -> Result<()> {
+    let body = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok";
+    let origin = Origin::constant(body).await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    assert_eq!(get(&gateway, "/", "").await?.status(), 200);
+    for asked in 2..=3 {
+        let port = gateway.port();
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: upgrade\r\n{HANDSHAKE}\r\n"
+        );
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut start = [0; 12];
+        timeout(WAIT, stream.read_exact(&mut start)).await??;
+        assert_eq!(&start, b"HTTP/1.1 200");
+        assert_eq!(origin.requests(), asked, "it came from the store");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn upstreams_of_models_are_held_to_the_same() -> Result<()> {
+    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(200);
+    let filler = "x".repeat(100_000);
+    let cases = [
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\npoison".to_owned(),
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n6\r\npoison\r\n0\r\n\r\n".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 6\r\ncontent-length: 7\r\n\r\npoison".to_owned(),
+        format!("HTTP/1.1 200 OK\r\nx: {filler}\r\ncontent-length: 6\r\n\r\npoison"),
+        format!("{flood}HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison"),
+    ];
+    for response in cases {
+        let start = response.get(..80).unwrap_or(&response).to_owned();
+        let origin = Origin::closing(response).await?;
+        let gateway = Gateway::start(&format!(
+            "[[models]]\nname = \"llm\"\nupstreams = [\"http://127.0.0.1:{}\"]\n",
+            origin.port()
+        ))
+        .await?;
+        let call = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let fields = format!(
+            "content-type: application/json\r\ncontent-length: {}\r\n",
+            call.len()
+        );
+        let line = "POST /v1/chat/completions HTTP/1.1";
+        let answer = ask(&gateway, line, &fields, call).await?;
+        assert_eq!(answer.status(), 502, "{start}: {}", answer.text());
+        assert!(!answer.text().contains("poison"), "{start}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn lengths_that_agree_are_one_length() -> Result<()> {
     for fields in [
         "content-length: 5\r\ncontent-length: 5\r\n",

@@ -239,6 +239,43 @@ async fn a_slow_upstream_that_many_ask_at_once_is_not_taken_for_an_overloaded_on
     Ok(())
 }
 
+#[tokio::test]
+async fn a_slow_upstream_that_more_ask_than_it_is_given_is_given_more() -> Result<()> {
+    let server = Server::start(10_000, Duration::from_millis(500))?;
+    let gateway = Gateway::start(&server.route("")).await?;
+    let port = gateway.port();
+    let (counts, stop) = (
+        Arc::new(Counts::default()),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let mut all = JoinSet::new();
+    for _ in 0..450 {
+        all.spawn(client(port, Arc::clone(&counts), Arc::clone(&stop)));
+    }
+    let until = Instant::now() + 3 * WAIT;
+    let mut most = 0.0_f64;
+    while most < 450.0 {
+        assert!(Instant::now() < until, "the limit grew to {most} only");
+        sleep(Duration::from_millis(100)).await;
+        let limit = value(&gateway, "weaver_upstream_limit").await;
+        most = most.max(limit.context("a limit")?);
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(client) = all.join_next().await {
+        client??;
+    }
+    assert_eq!(counts.other.load(Ordering::Relaxed), 0);
+    assert_eq!(counts.late.load(Ordering::Relaxed), 0);
+    Ok(())
+}
+
+async fn value(gateway: &Gateway, name: &str) -> Option<f64> {
+    let answer = reqwest::get(gateway.admin_url("/metrics")).await.ok()?;
+    let text = answer.text().await.ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.split(' ').next_back()?.parse().ok()
+}
+
 /// An origin that answers when it is told to.
 async fn held(release: &Arc<Notify>) -> Result<Origin> {
     let release = Arc::clone(release);

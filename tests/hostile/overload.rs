@@ -351,28 +351,66 @@ async fn what_comes_beyond_limit_and_queue_is_refused_at_once_and_ejects_nobody(
 }
 
 #[tokio::test]
-async fn another_upstream_with_room_is_used_first() -> Result<()> {
+async fn another_upstream_with_room_is_used_first_though_it_has_more_streams() -> Result<()> {
     let release = Arc::new(Notify::new());
-    let origins = [held(&release).await?, held(&release).await?];
+    let closes = [Arc::new(Notify::new()), Arc::new(Notify::new())];
+    let mut origins = Vec::new();
+    for close in &closes {
+        let (release, close) = (Arc::clone(&release), Arc::clone(close));
+        let origin = Origin::start(move |head, mut stream| {
+            let (release, close) = (Arc::clone(&release), Arc::clone(&close));
+            async move {
+                if head.starts_with("GET /events") {
+                    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
+                    stream.write_all(head.as_bytes()).await.ok()?;
+                    close.notified().await;
+                    return None;
+                }
+                if head.starts_with("GET /busy") {
+                    release.notified().await;
+                }
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                stream.write_all(answer.as_bytes()).await.ok()?;
+                Some(stream)
+            }
+        });
+        origins.push(origin.await?);
+    }
     let [one, other] = [origins[0].port(), origins[1].port()];
     let gateway = Gateway::start(&format!(
-        "[[routes]]\npath = \"/\"\ncache = \"off\"\nupstreams = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{other}\"]\nmax_in_flight = 1\nmax_queue = 0\n"
+        "[[routes]]\npath = \"/\"\nname = \"two\"\ncache = \"off\"\nupstreams = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{other}\"]\nmax_in_flight = 1\nmax_queue = 0\n"
     ))
     .await?;
     let port = gateway.port();
-    let mut all = JoinSet::new();
-    for path in ["/1", "/2"] {
-        all.spawn(async move { exchange(port, &get(port, path)).await });
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(get(port, "/events").as_bytes()).await?;
+        let head = timeout(WAIT, read_head(&mut stream, &mut Vec::new())).await?;
+        head.context("a head")?;
+        streams.push(stream);
     }
-    until("each has one", async || {
-        origins.iter().all(|origin| origin.requests() == 1)
+    assert!(origins.iter().all(|origin| origin.requests() == 2));
+    let busy = tokio::spawn(async move { exchange(port, &get(port, "/busy")).await });
+    until("one of them is busy", async || {
+        origins.iter().any(|origin| origin.requests() == 3)
     })
     .await;
-    assert_eq!(exchange(port, &get(port, "/3")).await?.status(), 503);
+    let full = usize::from(origins[1].requests() == 3);
+    closes[full].notify_waiters();
+    let left = r#"weaver_upstream_in_flight{route="two"} 3"#;
+    until("its streams have ended", async || {
+        metric(&gateway, left).await
+    })
+    .await;
+    // It has one request and no room; the other has two streams and room.
+    assert_eq!(exchange(port, &get(port, "/quick")).await?.status(), 200);
+    let also_busy = tokio::spawn(async move { exchange(port, &get(port, "/busy")).await });
+    until("both are busy", async || origins[1 - full].requests() == 4).await;
+    assert_eq!(exchange(port, &get(port, "/quick")).await?.status(), 503);
     release.notify_waiters();
-    while let Some(answer) = all.join_next().await {
-        assert_eq!(answer??.status(), 200);
-    }
+    assert_eq!(busy.await??.status(), 200);
+    assert_eq!(also_busy.await??.status(), 200);
     Ok(())
 }
 

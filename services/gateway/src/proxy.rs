@@ -14,6 +14,7 @@ mod framing;
 mod gate;
 mod health;
 mod interim;
+mod meter;
 mod send;
 mod tunnel;
 mod upstreams;

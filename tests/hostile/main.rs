@@ -14,10 +14,12 @@ mod framing;
 mod hosts;
 mod identity;
 mod loops;
+mod overload;
 mod paths;
 mod purges;
 mod query;
 mod tokens;
+mod upstream;
 mod upstream_framing_bug;
 mod wire;
 

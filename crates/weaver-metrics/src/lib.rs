@@ -6,6 +6,7 @@
 //! - [`ModelMetrics`] counts calls of language models, and [`ModelCacheMetrics`] reads the counters of
 //!   the cache of their answers.
 //! - [`RedisPoolMetrics`] reads a pool's own counters when it is scraped.
+//! - [`UpstreamMetrics`] reads how much the upstreams of each route have to do.
 //!
 //! Labels are few and fixed by configuration: routes and patterns, never raw paths, so that a scan
 //! of random URLs does not grow memory. What would go past [`MAX_ROUTES`] is counted as `other`.
@@ -35,6 +36,7 @@ mod http;
 mod model;
 mod redis;
 pub mod report;
+mod upstream;
 
 pub use agents::AgentMetrics;
 pub use cache::{CacheMetrics, RouteCacheMetrics, Tier};
@@ -42,6 +44,7 @@ pub use http::{HttpMetrics, RouteHttpMetrics};
 pub use model::{ModelCacheMetrics, ModelCacheSnapshot, ModelMetrics};
 pub use prometheus_client::registry::Registry;
 pub use redis::{RedisPoolMetrics, RedisPoolSnapshot};
+pub use upstream::{UpstreamMetrics, UpstreamSnapshot};
 
 /// Routes and patterns that are told apart; further ones are counted together as `other`.
 pub const MAX_ROUTES: usize = 1000;

@@ -12,9 +12,9 @@ mod values;
 pub(crate) use sections::routes_upstream;
 pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
-    Destination, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey, ModelLimitsConfig,
-    ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders, ServerConfig,
-    TelemetryConfig, WarmConfig,
+    Destination, GateConfig, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
+    ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
+    ServerConfig, TelemetryConfig, WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;

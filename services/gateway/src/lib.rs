@@ -17,7 +17,7 @@
 //! | `handler`, `builtin` | what answers behind the cache |
 //! | `model`, `ask` | calls of language models, and the cache of their answers |
 //! | `agents` | agents of the registry as upstreams |
-//! | `proxy` | upstreams: choice, deadlines, retries, bodies, upgrades |
+//! | `proxy` | upstreams: choice, limits, deadlines, retries, bodies, upgrades |
 //! | `admin` | the admin port |
 //! | `telemetry` | logs and traces |
 //! | `demo` | the sample upstream of `weaver-gateway demo` |

@@ -79,7 +79,12 @@ impl Models {
     ) -> Self {
         let routes = config.models.iter().map(|route| {
             Arc::new(ModelRoute {
-                upstreams: Upstreams::new(&route.to, route.eject_after, route.eject_for),
+                upstreams: Upstreams::new(
+                    &route.to,
+                    route.eject_after,
+                    route.eject_for,
+                    route.gate,
+                ),
                 config: route.clone(),
             })
         });

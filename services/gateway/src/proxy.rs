@@ -5,10 +5,16 @@
 //! clients ([`Clients`]), because hyper's connection tasks live on the worker that opened them; what
 //! is known of an upstream ([`Upstreams`]) is shared by all.
 
+mod adaptive;
 mod body;
 mod client;
+mod failure;
 mod fields;
+mod framing;
+mod gate;
 mod health;
+mod interim;
+mod meter;
 mod resolver;
 mod send;
 mod tunnel;
@@ -16,6 +22,7 @@ mod upstreams;
 
 pub(crate) use body::RequestBody;
 pub(crate) use client::{Clients, HttpClient};
+pub(crate) use failure::Failure;
 pub(crate) use health::check as check_health;
-pub(crate) use send::{Failure, ask, forward};
-pub(crate) use upstreams::{InFlight, Upstreams};
+pub(crate) use send::{ask, forward, send_own};
+pub(crate) use upstreams::{InFlight, Unavailable, Upstreams};

@@ -79,7 +79,12 @@ impl Routes {
             .iter()
             .map(|route| {
                 Arc::new(Route {
-                    upstreams: Upstreams::new(&route.to, route.eject_after, route.eject_for),
+                    upstreams: Upstreams::new(
+                        &route.to,
+                        route.eject_after,
+                        route.eject_for,
+                        route.gate,
+                    ),
                     rule: rule(route, &config.cache),
                     metrics: metrics.route(&route.name),
                     config: route.clone(),

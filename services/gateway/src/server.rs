@@ -44,7 +44,7 @@ use tokio::{
 use weaver_cache::{CacheStore, ResponseCache};
 use weaver_metrics::{
     AgentMetrics, CacheMetrics, HttpMetrics, ModelCacheMetrics, ModelMetrics, RedisPoolMetrics,
-    Registry,
+    Registry, UpstreamMetrics,
 };
 use weaver_model_cache::ModelCache;
 use weaver_pool::RedisPool;
@@ -157,13 +157,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         Some(pool) => AgentRegistry::redis(pool, config.agents.clone())?,
         None => AgentRegistry::embedded(config.agents.clone())?,
     };
+    let models = Models::new(&config, answers, redis.clone(), model_metrics);
+    let routes = Routes::new(&config, &http_metrics);
+    let watched = (routes.all().to_vec(), models.all().to_vec());
+    UpstreamMetrics::register(&mut registry, move || state::loads(&watched.0, &watched.1));
     let state = Arc::new(State {
-        models: Models::new(&config, answers, redis.clone(), model_metrics),
+        models,
         agent_metrics: AgentMetrics::new(&mut registry),
         event_streams: Arc::new(Semaphore::new(admin::MAX_STREAMS)),
         agents,
         warmer: Warmer::new(public_address),
-        routes: Routes::new(&config, &http_metrics),
+        routes,
         mark: mark(&config),
         auth: Authenticator::new(&config.auth)?,
         admin_failures: FailureBudget::new(config.auth.failures_per_minute),

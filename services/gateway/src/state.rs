@@ -6,8 +6,9 @@ use crate::{
     config::Config,
     ingress::Mark,
     limit::Limiter,
-    model::Models,
-    routes::Routes,
+    model::{ModelRoute, Models},
+    proxy::Upstreams,
+    routes::{Route, Routes},
     warm::Warmer,
 };
 use parking_lot::RwLock;
@@ -21,7 +22,7 @@ use std::{
 use tokio::sync::Semaphore;
 use weaver_cache::CacheHandle;
 use weaver_metrics::{
-    AgentMetrics, CacheMetrics, ModelCacheSnapshot, RedisPoolSnapshot, Registry,
+    AgentMetrics, CacheMetrics, ModelCacheSnapshot, RedisPoolSnapshot, Registry, UpstreamSnapshot,
     report::{CircuitBreakerReport, MetricsReport, Status},
 };
 use weaver_model_cache::ModelCache;
@@ -134,6 +135,40 @@ pub(crate) fn snapshot(pool: &RedisPool) -> RedisPoolSnapshot {
         latency: stats.latency.buckets.iter().map(seconds).collect(),
         latency_sum: stats.latency.sum.as_secs_f64(),
     }
+}
+
+/// What the upstreams of all routes have to do.
+pub(crate) fn loads(routes: &[Arc<Route>], models: &[Arc<ModelRoute>]) -> Vec<UpstreamSnapshot> {
+    let routes = routes
+        .iter()
+        .map(|route| (&route.config.name, &route.upstreams));
+    let models = models
+        .iter()
+        .map(|route| (&route.config.name, &route.upstreams));
+    let snapshot = |(name, upstreams): (&String, &Upstreams)| {
+        let load = upstreams.load();
+        UpstreamSnapshot {
+            route: name.clone(),
+            in_flight: load.in_flight as u64,
+            queued: load.queued as u64,
+            limit: load.limit as u64,
+            refused: load.refused,
+        }
+    };
+    let mut loads: Vec<_> = routes.chain(models).map(snapshot).collect();
+    // A name is a label, and must not stand twice.
+    loads.sort_by(|one, other| one.route.cmp(&other.route));
+    loads.dedup_by(|next, first| {
+        let is_same = next.route == first.route;
+        if is_same {
+            first.in_flight += next.in_flight;
+            first.queued += next.queued;
+            first.limit += next.limit;
+            first.refused += next.refused;
+        }
+        is_same
+    });
+    loads
 }
 
 fn breaker(stats: &BreakerStats) -> CircuitBreakerReport {

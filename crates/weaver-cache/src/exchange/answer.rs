@@ -292,7 +292,12 @@ impl<S> Exchange<S> {
             Landing::Failed(status) => {
                 count(&self.shared, &self.rule, Tier::None, Outcome::Collapsed);
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-                Follow::Answer(self.problem(status, member))
+                let mut response = self.problem(status, member);
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    let soon = header::HeaderValue::from_static("1");
+                    response.headers_mut().insert(header::RETRY_AFTER, soon);
+                }
+                Follow::Answer(response)
             }
             Landing::Abandoned => Follow::Again,
             _ => Follow::Alone,

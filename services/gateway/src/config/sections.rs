@@ -19,7 +19,7 @@ pub use agents::AgentAllow;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::upstream as routes_upstream;
-pub use routes::{Destination, HealthCheckConfig, RouteCache, RouteConfig};
+pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
 pub use warm::WarmConfig;
 
 /// `[server]`
@@ -54,6 +54,8 @@ pub struct ServerConfig {
     pub max_head: u64,
     /// The largest body of a request, in bytes.
     pub max_body: u64,
+    /// The largest head of an upstream's response, in bytes.
+    pub max_upstream_head: u64,
     /// Connections at once, over all workers.
     pub max_connections: usize,
     /// What all connections together may hold in buffers, in bytes.
@@ -281,6 +283,8 @@ fn server(mut section: Section<'_>) -> ServerConfig {
         write_timeout: section.duration("write_timeout", Duration::from_secs(60), Duration::ZERO),
         max_head: section.size("max_head", 32 << 10, 1024..=128 << 10),
         max_body: section.size("max_body", 100 << 20, 0..=1 << 40),
+        // hyper reads a head in a buffer of at least 8 KiB.
+        max_upstream_head: section.size("max_upstream_head", 64 << 10, 8 << 10..=1 << 20),
         max_connections: section.number("max_connections", 25_000, 1..=1_000_000),
         max_buffers: section.size("max_buffers", memory::default_buffers(), 1 << 20..=1 << 50),
         security_headers: section.choice(

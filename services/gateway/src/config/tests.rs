@@ -54,6 +54,31 @@ fn every_fault_is_listed_with_its_key_and_its_line() {
 }
 
 #[test]
+fn what_an_upstream_is_given_at_once_is_learnt_unless_it_is_said() {
+    let route = "[[routes]]\npath = \"/\"\nupstreams = [\"http://a\"]\n";
+    let gate = |keys: &str| parse(&format!("{route}{keys}")).unwrap().routes[0].gate;
+    let default = gate("");
+    assert_eq!((default.max_in_flight, default.max_queue), (None, 64));
+    assert_eq!(default.queue_timeout, Duration::from_millis(100));
+    let given = gate("max_in_flight = 8\nmax_queue = 0\nqueue_timeout = \"1s\"");
+    assert_eq!((given.max_in_flight, given.max_queue), (Some(8), 0));
+    assert_eq!(given.queue_timeout, Duration::from_secs(1));
+    let found = faults(
+        &format!("{route}max_in_flight = -1\nqueue_timeout = 0"),
+        &Environment::default(),
+    );
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("routes[0].max_in_flight: "),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with("routes[0].queue_timeout: "),
+        "{found:#?}"
+    );
+}
+
+#[test]
 fn the_environment_stands_over_the_file_and_is_named_in_faults() {
     let environment = Environment::with([
         ("WEAVER_CACHE__MEMORY", "1MiB"),

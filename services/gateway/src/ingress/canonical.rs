@@ -22,7 +22,8 @@ use crate::{config::AmbiguousPaths, routes::Matched, state::State, warm};
 use actix_web::{
     dev::ServiceRequest,
     http::{
-        Method, StatusCode, Uri, Version, header,
+        Method, StatusCode, Uri, Version,
+        header::{self, HeaderMap},
         uri::{Parts, PathAndQuery},
     },
 };
@@ -82,11 +83,17 @@ pub(super) fn establish(state: &State, req: &mut ServiceRequest) -> Result<Canon
         scheme,
         client,
         hop: Hop {
-            websocket: hop.websocket && *req.method() == Method::GET,
+            websocket: hop.websocket && *req.method() == Method::GET && !has_body(req.headers()),
             ..hop
         },
         ambiguous: false,
     })
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.as_bytes() != b"0")
 }
 
 /// The path as a strict reader resolves it.

@@ -7,7 +7,7 @@ use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, s
 use crate::{
     config::ModelKey,
     convert,
-    proxy::{Failure, HttpClient, InFlight, RequestBody},
+    proxy::{Failure, HttpClient, InFlight, RequestBody, Unavailable, send_own},
     state::State,
 };
 use actix_web::http::header::HeaderName;
@@ -194,8 +194,13 @@ impl Fill {
         };
         let mut tried = Vec::new();
         loop {
-            let Some((upstream, in_flight)) = upstreams.choose(&tried) else {
-                return Err(refuse(503, "no upstream is online"));
+            let began = Instant::now();
+            let (upstream, mut in_flight) = match upstreams.acquire(&tried, true).await {
+                Ok(acquired) => acquired,
+                Err(Unavailable::NoneHealthy) => return Err(refuse(503, "no upstream is online")),
+                Err(Unavailable::Full { retry_after }) => {
+                    return Err(Refusal::overloaded(&config.name, retry_after));
+                }
             };
             if tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
                 return Err(refuse(502, "no upstream could be reached"));
@@ -203,21 +208,34 @@ impl Fill {
             let Some(request) = self.request(&upstream.base) else {
                 return Err(Refusal::internal());
             };
-            let sent = timeout(config.first_byte_timeout, self.client.request(request)).await;
+            let sent = send_own(
+                &self.client,
+                request,
+                config.first_byte_timeout,
+                self.state.config.server.max_upstream_head,
+            )
+            .await;
             let failure = match sent {
-                Ok(Ok(response)) => {
+                Ok(response) => {
                     if matches!(response.status().as_u16(), 502..=504) {
                         upstreams.failed(&upstream);
                     } else {
                         upstreams.succeeded(&upstream);
+                        in_flight.answered(began);
                     }
+                    in_flight.stop_counting();
                     return Ok((response, in_flight));
                 }
-                Ok(Err(error)) => Failure::of(error),
-                Err(_) => Failure::FirstByte(config.first_byte_timeout),
+                Err(failure) => failure,
             };
+            if matches!(failure, Failure::FirstByte(_)) {
+                in_flight.answered(began);
+            }
+            drop(in_flight);
             failure.log(&config.name);
-            upstreams.failed(&upstream);
+            if failure.counts_against_upstream() {
+                upstreams.failed(&upstream);
+            }
             if !failure.is_before_sending() {
                 let (status, what) = failure.status();
                 return Err(refuse(status.as_u16(), what));

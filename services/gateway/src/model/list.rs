@@ -67,7 +67,7 @@ async fn ask(
     route: &ModelRoute,
     fields: http::HeaderMap,
 ) -> Option<Vec<Value>> {
-    let (upstream, _in_flight) = route.upstreams.choose(&[])?;
+    let (upstream, _in_flight) = route.upstreams.choose()?;
     let request = fill::request(&upstream.base, "/v1/models", fields, RequestBody::Empty)?;
     let response = client.request(request).await.ok()?;
     if response.status() != http::StatusCode::OK {

@@ -113,6 +113,17 @@ impl Refusal {
         }
     }
 
+    /// No upstream of the models has room.
+    pub(super) fn overloaded(name: &str, retry_after: u64) -> Self {
+        let what = "the upstreams have as much to do as they can";
+        let message = format!("models {name}: {what}; try again in {retry_after} s");
+        Self {
+            code: Some("overloaded"),
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "api_error", message)
+        }
+    }
+
     /// Of `/ask`, to people.
     pub(crate) fn of_ask(status: StatusCode, message: &str) -> Self {
         Self::new(status, "invalid_request_error", message)
@@ -135,12 +146,14 @@ impl Refusal {
 
     /// The same for those who share the fetch.
     pub(super) fn head(&self) -> Head {
+        let json = HeaderValue::from_static("application/json");
+        let mut fields = vec![(header::CONTENT_TYPE, json)];
+        if let Some(seconds) = self.retry_after {
+            fields.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        }
         Head {
             status: self.status,
-            fields: vec![(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            )],
+            fields,
             length: Some(self.body().len() as u64),
         }
     }

@@ -38,6 +38,7 @@ pub(crate) enum RequestBody {
 pub(crate) struct Progress {
     epoch: Instant,
     at: Arc<AtomicU64>,
+    left: Arc<AtomicU64>,
 }
 
 impl Progress {
@@ -45,10 +46,26 @@ impl Progress {
         Self {
             epoch: Instant::now(),
             at: Arc::new(AtomicU64::new(0)),
+            left: Arc::new(AtomicU64::new(0)),
         }
     }
 
-    fn note(&self) {
+    /// Says that there is a body, of that length if it is known.
+    pub(super) fn expect(&self, length: Option<u64>) {
+        self.left
+            .store(length.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether all of it has gone up.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes that so many bytes went up; `None` is the end.
+    fn note(&self, bytes: Option<usize>) {
+        let left = self.left.load(Ordering::Relaxed);
+        let left = bytes.map_or(0, |bytes| left.saturating_sub(bytes as u64));
+        self.left.store(left, Ordering::Relaxed);
         let at = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.at.store(at, Ordering::Relaxed);
     }
@@ -73,7 +90,10 @@ impl Body for RequestBody {
                 pieces, progress, ..
             } => {
                 let piece = std::task::ready!(pieces.poll_recv(cx));
-                progress.note();
+                let bytes = piece
+                    .as_ref()
+                    .map(|piece| piece.as_ref().map_or(0, Bytes::len));
+                progress.note(bytes);
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
             }
         }

@@ -22,6 +22,9 @@ const IDLE: Duration = Duration::from_secs(4);
 
 /// Of what is configured without a connect timeout.
 const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Fields that the head of a response may have, whatever its size. Each costs hyper 64 bytes for each
+/// response, used or not.
+const MAX_FIELDS: usize = 1024;
 
 /// Clients by their connect timeout, which belongs to the connector, and by whether they are for
 /// agents, whose addresses are limited.
@@ -29,6 +32,8 @@ pub(crate) struct Clients {
     by_connect_timeout: HashMap<Duration, HttpClient>,
     of_agents: HashMap<Duration, HttpClient>,
     other: HttpClient,
+    /// The largest head of a response.
+    pub(super) max_head: u64,
 }
 
 impl Clients {
@@ -37,6 +42,7 @@ impl Clients {
         let routes = routes.map(|route| (&route.to, route.connect_timeout));
         let models = config.models.iter();
         let models = models.map(|route| (&route.to, route.connect_timeout));
+        let max_head = config.server.max_upstream_head;
         let (mut by_connect_timeout, mut of_agents) = (HashMap::new(), HashMap::new());
         for (to, timeout) in routes.chain(models) {
             let clients = match to {
@@ -46,12 +52,13 @@ impl Clients {
             let resolver = Resolver::of(to, policy);
             clients
                 .entry(timeout)
-                .or_insert_with(|| client(timeout, resolver));
+                .or_insert_with(|| client(timeout, resolver, max_head));
         }
         Self {
             by_connect_timeout,
             of_agents,
-            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited()),
+            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited(), max_head),
+            max_head,
         }
     }
 
@@ -70,7 +77,7 @@ impl Clients {
     }
 }
 
-pub(super) fn client(connect_timeout: Duration, resolver: Resolver) -> HttpClient {
+pub(super) fn client(connect_timeout: Duration, resolver: Resolver, max_head: u64) -> HttpClient {
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.set_connect_timeout(Some(connect_timeout));
     connector.set_nodelay(true);
@@ -86,6 +93,9 @@ pub(super) fn client(connect_timeout: Duration, resolver: Resolver) -> HttpClien
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(MAX_IDLE)
+        // The head of a response must fit into the buffer; bodies are read through it piece by piece.
+        .http1_max_buf_size(usize::try_from(max_head).unwrap_or(usize::MAX))
+        .http1_max_headers(MAX_FIELDS)
         // Host is ours to set, from the client's or from the route.
         .set_host(false)
         .build(connector)

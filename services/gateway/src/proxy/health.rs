@@ -6,11 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Checks the upstreams of a route for ever; ends at once where no check is configured.
-pub(crate) async fn check(route: &Route, policy: &Arc<AddressPolicy>) {
+pub(crate) async fn check(route: &Route, policy: &Arc<AddressPolicy>, max_head: u64) {
     let Some(config) = &route.config.health_check else {
         return;
     };
-    let client = client(config.timeout, Resolver::of(&route.config.to, policy));
+    let resolver = Resolver::of(&route.config.to, policy);
+    let client = client(config.timeout, resolver, max_head);
     let mut ticks = interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -1,10 +1,13 @@
-//! Sending a request and giving back its response: deadlines, retries, and what to say of failure.
+//! Sending a request and giving back its response: deadlines and retries.
 
 use super::{
     body::{Progress, RequestBody, ResponseBody},
     client::{Clients, HttpClient},
-    fields, tunnel,
-    upstreams::{InFlight, Upstream},
+    failure::{Failure, unreachable},
+    fields, framing,
+    interim::{self, Event},
+    tunnel,
+    upstreams::{InFlight, Unavailable, Upstream},
 };
 use crate::{
     convert,
@@ -14,7 +17,10 @@ use crate::{
     server::http1::{Interim, TrailerSlot},
     state::State,
 };
-use actix_http::{Payload, body::BodySize};
+use actix_http::{
+    Payload,
+    body::{BodySize, BoxBody},
+};
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
     http::{StatusCode, header},
@@ -25,94 +31,31 @@ use hyper::body::Incoming;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use weaver_cache::{Detached, OriginUnreachable, Replaceable};
 
+/// How long the body of a request may take before its request gives its room back.
+const UPLOAD: Duration = Duration::from_secs(1);
 /// Pieces of a request's body between the client and the upstream.
 const PIECES: usize = 8;
-
-/// Why there is no response.
-pub(crate) enum Failure {
-    Connect(hyper_util::client::legacy::Error),
-    ConnectTimeout,
-    FirstByte(Duration),
-    Broken(hyper_util::client::legacy::Error),
-}
-
-impl Failure {
-    pub(crate) fn of(error: hyper_util::client::legacy::Error) -> Self {
-        if !error.is_connect() {
-            return Self::Broken(error);
-        }
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(cause) = source {
-            if cause
-                .downcast_ref::<io::Error>()
-                .is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
-            {
-                return Self::ConnectTimeout;
-            }
-            source = cause.source();
-        }
-        Self::Connect(error)
-    }
-
-    /// Whether nothing of the request can have reached the upstream.
-    pub(crate) fn is_before_sending(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
-    }
-
-    /// What a client is told of it.
-    pub(crate) fn status(&self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Connect(_) => (StatusCode::BAD_GATEWAY, "the upstream could not be reached"),
-            Self::ConnectTimeout => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "the upstream did not accept a connection in time",
-            ),
-            Self::FirstByte(_) => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "the upstream did not answer in time",
-            ),
-            Self::Broken(_) => (
-                StatusCode::BAD_GATEWAY,
-                "the upstream broke off before it had answered",
-            ),
-        }
-    }
-
-    fn respond(&self, upstream: &str) -> HttpResponse {
-        let (status, detail) = self.status();
-        unreachable(
-            problem::of_upstream(status, detail, upstream),
-            OriginUnreachable::Asked,
-        )
-    }
-
-    pub(crate) fn log(&self, upstream: &str) {
-        match self {
-            Self::Connect(error) | Self::Broken(error) => {
-                let cause = std::error::Error::source(error).map(ToString::to_string);
-                tracing::warn!(upstream, %error, cause, "upstream failed");
-            }
-            Self::ConnectTimeout => tracing::warn!(upstream, "upstream failed: connect timeout"),
-            Self::FirstByte(limit) => {
-                tracing::warn!(upstream, ?limit, "upstream failed: no first byte in time");
-            }
-        }
-    }
-}
-
-fn unreachable(mut response: HttpResponse, how: OriginUnreachable) -> HttpResponse {
-    response.extensions_mut().insert(how);
-    response
-}
 
 fn none_healthy(route: &Route) -> HttpResponse {
     let detail = "no upstream of this route is healthy";
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let response = problem::of_upstream(status, detail, &route.config.name);
+    unreachable(response, OriginUnreachable::Known)
+}
+
+/// No upstream has room. What is stored may stand in, as for upstreams that fail.
+fn overloaded(route: &Route, retry_after: u64) -> HttpResponse {
+    let detail = "the upstreams of this route have as much to do as they can; try again later";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = problem::of_upstream(status, detail, &route.config.name);
+    let fields = response.headers_mut();
+    fields.insert(header::RETRY_AFTER, header::HeaderValue::from(retry_after));
+    let no_store = header::HeaderValue::from_static("no-store");
+    fields.insert(header::CACHE_CONTROL, no_store);
     unreachable(response, OriginUnreachable::Known)
 }
 
@@ -134,8 +77,9 @@ pub(crate) async fn forward(
     if req.extensions().contains::<Replaceable>() && route.upstreams.are_all_out() {
         return none_healthy(route);
     }
-    let upgrade = context.canonical.hop.websocket;
     let has_body = has_body(req);
+    // Any other Upgrade stays here, and the request is one like all others.
+    let websocket = context.canonical.hop.websocket;
     let mut fields = fields::of_request(req, context, &state.mark, config.host.as_deref());
     if has_body && content_length(req.headers()).is_none() {
         // By itself the client sends a GET without the body whose length it does not know.
@@ -144,7 +88,7 @@ pub(crate) async fn forward(
     }
     let progress = Progress::new();
     let mut payload = Some(payload);
-    let mut body = Some(if has_body && !upgrade {
+    let mut body = Some(if has_body {
         let length = content_length(req.headers());
         let source = payload.take().unwrap_or(Payload::None);
         request_body(
@@ -156,12 +100,21 @@ pub(crate) async fn forward(
     } else {
         RequestBody::Empty
     });
-    let repeatable = !has_body && !upgrade && is_idempotent(&method);
+    let repeatable = !has_body && !websocket && is_idempotent(&method);
     route.upstreams.earn();
     let mut tried: Vec<Arc<Upstream>> = Vec::new();
+    let mut last_failure: Option<Failure> = None;
     loop {
-        let Some((upstream, in_flight)) = route.upstreams.choose(&tried) else {
-            return none_healthy(route);
+        // What is stored answers at once, while a queue might not.
+        let wait = !req.extensions().contains::<Replaceable>();
+        let acquired = route.upstreams.acquire(&tried, wait).await;
+        let (upstream, mut in_flight) = match (acquired, &last_failure) {
+            (Ok(acquired), _) => acquired,
+            (Err(Unavailable::NoneHealthy), _) => return none_healthy(route),
+            (Err(Unavailable::Full { .. }), Some(failure)) => return failure.respond(&config.name),
+            (Err(Unavailable::Full { retry_after }), None) => {
+                return overloaded(route, retry_after);
+            }
         };
         let Some(this_body) = body.take() else {
             return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");
@@ -171,30 +124,94 @@ pub(crate) async fn forward(
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
         let client = clients.of(&config.to, config.connect_timeout);
-        let sent = send(client, request, config.first_byte_timeout, &progress, req).await;
-        match sent {
-            Ok(response) => {
+        let began = std::time::Instant::now();
+        let sending = send(client, request, config.first_byte_timeout, &progress, req);
+        let sent = hold_while_sending(sending, &progress, &mut in_flight).await;
+        match sent.and_then(|response| judge(req, response, websocket, clients.max_head)) {
+            Ok((response, size)) => {
                 if matches!(response.status().as_u16(), 502..=504) {
                     route.upstreams.failed(&upstream);
                 } else {
                     route.upstreams.succeeded(&upstream);
+                    in_flight.answered(began.max(progress.last()));
+                }
+                in_flight.stop_counting();
+                if let Some(payload) = payload.filter(|_| is_switch(&response)) {
+                    return tunnel::open(response, payload, in_flight);
                 }
                 let limit = config.between_bytes_timeout;
-                return respond(req, response, payload, limit, in_flight);
+                return respond(response, size, limit, in_flight);
             }
             Err(failure) => {
+                if matches!(failure, Failure::FirstByte(_)) {
+                    in_flight.answered(began.max(progress.last()));
+                }
                 drop(in_flight);
                 failure.log(&config.name);
-                route.upstreams.failed(&upstream);
+                if failure.counts_against_upstream() {
+                    route.upstreams.failed(&upstream);
+                }
                 let safe = repeatable || (failure.is_before_sending() && !has_body);
-                if !(safe && retries_left && route.upstreams.may_retry()) {
+                if !(safe
+                    && failure.is_worth_another_attempt()
+                    && retries_left
+                    && route.upstreams.may_retry())
+                {
                     return failure.respond(&config.name);
                 }
                 body = Some(RequestBody::Empty);
                 tried.push(upstream);
+                last_failure = Some(failure);
             }
         }
     }
+}
+
+/// Sends a request that is not a client's own, and gives back its response if that can be read.
+pub(crate) async fn send_own(
+    client: &HttpClient,
+    mut request: http::Request<RequestBody>,
+    first_byte: Duration,
+    max_head: u64,
+) -> Result<http::Response<Incoming>, Failure> {
+    let to_head = *request.method() == http::Method::HEAD;
+    let mut events = interim::watch(&mut request, false);
+    let sending = async {
+        tokio::select! {
+            biased;
+            Some(_) = events.recv() => Err(Failure::Flood),
+            outcome = client.request(request) => outcome.map_err(Failure::of),
+        }
+    };
+    let sent = timeout_at(Instant::now() + first_byte, sending).await;
+    let response = sent.unwrap_or(Err(Failure::FirstByte(first_byte)))?;
+    if framing::head_size(response.headers()) > max_head {
+        return Err(Failure::HeadTooLarge);
+    }
+    if is_switch(&response) {
+        return Err(Failure::Unasked);
+    }
+    framing::of_response(to_head, response.status(), response.headers())
+        .map_err(Failure::Misframed)?;
+    Ok(response)
+}
+
+/// Waits for a request to be answered. One whose body takes longer than [`UPLOAD`] to come gives its
+/// room in the upstream's limit back: clients that send slowly must not keep others out.
+async fn hold_while_sending<T>(
+    sending: impl Future<Output = T>,
+    progress: &Progress,
+    in_flight: &mut InFlight,
+) -> T {
+    let mut sending = std::pin::pin!(sending);
+    if !progress.is_done() {
+        match timeout(UPLOAD, &mut sending).await {
+            Ok(sent) => return sent,
+            Err(_) if !progress.is_done() => in_flight.stop_counting(),
+            Err(_) => {}
+        }
+    }
+    sending.await
 }
 
 /// Sends a question to the upstream that answers them.
@@ -215,8 +232,9 @@ pub(crate) async fn ask(
         return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
     };
     let client = clients.other();
-    match send(client, request, LIMIT, &Progress::new(), req).await {
-        Ok(response) => respond(req, response, None, LIMIT, InFlight::uncounted()),
+    let sent = send(client, request, LIMIT, &Progress::new(), req).await;
+    match sent.and_then(|response| judge(req, response, false, clients.max_head)) {
+        Ok((response, size)) => respond(response, size, LIMIT, InFlight::uncounted()),
         Err(failure) => {
             failure.log("ask");
             failure.respond("ask")
@@ -278,6 +296,7 @@ fn request_body(
     most: u64,
     progress: Progress,
 ) -> RequestBody {
+    progress.expect(length);
     let (sender, pieces) = mpsc::channel(PIECES);
     actix_rt::spawn(async move {
         let mut total = 0_u64;
@@ -316,15 +335,7 @@ async fn send(
     // A request that was answered from the cache already, and now only refreshes it, has no right
     // to the connection any more.
     let to_client = Interim::of(req).filter(|_| !req.extensions().contains::<Detached>());
-    let (sender, mut interim) = mpsc::channel::<Vec<u8>>(16);
-    if to_client.is_some() {
-        hyper::ext::on_informational(&mut request, move |response| {
-            // A client that sends more of them than we can hold loses some, as it may.
-            let _ = sender.try_send(interim_head(response.status(), response.headers()));
-        });
-    } else {
-        drop(sender);
-    }
+    let mut events = interim::watch(&mut request, to_client.is_some());
     let mut sending = std::pin::pin!(client.request(request));
     let mut deadline = Instant::now() + first_byte;
     loop {
@@ -332,24 +343,18 @@ async fn send(
             loop {
                 tokio::select! {
                     biased;
-                    Some(head) = interim.recv() => {
-                        if let Some(to_client) = &to_client {
-                            to_client.send(&head);
-                        }
-                    }
-                    outcome = &mut sending => return outcome,
+                    Some(event) = events.recv() => pass_interim(event, to_client.as_ref())?,
+                    outcome = &mut sending => return outcome.map_err(Failure::of),
                 }
             }
         })
         .await;
         match outcome {
             Ok(outcome) => {
-                while let Ok(head) = interim.try_recv() {
-                    if let Some(to_client) = &to_client {
-                        to_client.send(&head);
-                    }
+                while let Ok(event) = events.try_recv() {
+                    pass_interim(event, to_client.as_ref())?;
                 }
-                return outcome.map_err(Failure::of);
+                return outcome;
             }
             Err(_) => {
                 // As long as the request's body moves, the first byte is not late.
@@ -363,58 +368,65 @@ async fn send(
     }
 }
 
-fn interim_head(status: http::StatusCode, fields: &http::HeaderMap) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {}\r\n", status).into_bytes();
-    if status == http::StatusCode::CONTINUE {
-        // The connection sends its own.
-        return Vec::new();
-    }
-    for (name, value) in fields {
-        let hop = weaver_cache::policy::validation::HOP_BY_HOP.contains(&name.as_str());
-        if !hop && name != http::header::CONTENT_LENGTH {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
+fn pass_interim(event: Event, to_client: Option<&Interim>) -> Result<(), Failure> {
+    match event {
+        Event::Head(head) => {
+            if let Some(to_client) = to_client {
+                to_client.send(&head);
+            }
+            Ok(())
         }
+        // What waits for the response is dropped, and the upstream's connection with it.
+        Event::Flood => Err(Failure::Flood),
     }
-    head.extend_from_slice(b"\r\n");
-    head
+}
+
+fn is_switch(response: &http::Response<Incoming>) -> bool {
+    response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether a response can be passed on, and what becomes of its body.
+fn judge(
+    req: &HttpRequest,
+    response: http::Response<Incoming>,
+    websocket: bool,
+    max_head: u64,
+) -> Result<(http::Response<Incoming>, BodySize), Failure> {
+    if framing::head_size(response.headers()) > max_head {
+        return Err(Failure::HeadTooLarge);
+    }
+    if is_switch(&response) {
+        return if websocket && tunnel::is_accepted(response.headers()) {
+            Ok((response, BodySize::Stream))
+        } else {
+            Err(Failure::Unasked)
+        };
+    }
+    let head = *req.method() == actix_web::http::Method::HEAD;
+    let size = framing::of_response(head, response.status(), response.headers())
+        .map_err(Failure::Misframed)?;
+    Ok((response, size))
 }
 
 fn respond(
-    req: &HttpRequest,
     response: http::Response<Incoming>,
-    payload: Option<Payload>,
+    size: BodySize,
     limit: Duration,
     in_flight: InFlight,
 ) -> HttpResponse {
     let status = convert::status(response.status());
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnel::open(response, payload, in_flight);
-    }
-    let head = *req.method() == actix_web::http::Method::HEAD;
-    let length = response
-        .headers()
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let size = match (status, length) {
-        (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT, _) => {
-            BodySize::None
-        }
-        (_, Some(length)) => BodySize::Sized(length),
-        (_, None) if head => BodySize::None,
-        (_, None) => BodySize::Stream,
-    };
     let (parts, incoming) = response.into_parts();
     let trailers = TrailerSlot::default();
-    let body = ResponseBody::new(incoming, size, limit, trailers.clone(), in_flight);
-    let mut response = HttpResponse::with_body(status, body).map_into_boxed_body();
-    fields::of_response(
-        &parts.headers,
-        response.headers_mut(),
-        status == StatusCode::NOT_MODIFIED,
-    );
+    let body = if status == StatusCode::RESET_CONTENT {
+        BoxBody::new(Bytes::new())
+    } else {
+        let slot = trailers.clone();
+        BoxBody::new(ResponseBody::new(incoming, size, limit, slot, in_flight))
+    };
+    let mut response = HttpResponse::with_body(status, body);
+    let keep_length =
+        status == StatusCode::NOT_MODIFIED && framing::length_of_none(&parts.headers).is_some();
+    fields::of_response(&parts.headers, response.headers_mut(), keep_length);
     if size == BodySize::Stream {
         response.extensions_mut().insert(trailers);
     }

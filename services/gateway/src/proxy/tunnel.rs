@@ -1,7 +1,10 @@
-//! Connections that have switched protocols (RFC 9110 §7.8), WebSocket above all: bytes both ways.
+//! Connections that have switched to WebSocket (RFC 6455): bytes both ways.
+//!
+//! It is the only protocol that is switched to. What a tunnel carries is neither judged nor keyed, so
+//! one is opened only for a client that has asked for it in full, and only to what it has asked for.
+//! h2c in particular would be a way past every rule of the gateway.
 
 use super::{fields, upstreams::InFlight};
-use crate::problem::problem;
 use actix_http::{
     Payload,
     body::{BodySize, MessageBody},
@@ -27,22 +30,29 @@ use tokio::{
 const CHUNK: usize = 16 * 1024;
 const CHUNKS: usize = 4;
 
+const WEBSOCKET: &str = "websocket";
+
+/// Whether a 101 switches to WebSocket and to nothing else.
+pub(super) fn is_accepted(fields: &http::HeaderMap) -> bool {
+    let mut protocols = fields.get_all(http::header::UPGRADE).iter();
+    protocols
+        .next()
+        .is_some_and(|protocol| is_websocket(protocol.as_bytes()))
+        && protocols.next().is_none()
+}
+
+fn is_websocket(protocol: &[u8]) -> bool {
+    protocol
+        .trim_ascii()
+        .eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
 /// Answers 101 and passes bytes until either side ends.
 pub(super) fn open(
     response: http::Response<Incoming>,
-    payload: Option<Payload>,
+    mut payload: Payload,
     in_flight: InFlight,
 ) -> HttpResponse {
-    let Some(mut payload) = payload else {
-        return problem(
-            StatusCode::BAD_GATEWAY,
-            "the upstream switched protocols unasked",
-        );
-    };
-    let protocol = response
-        .headers()
-        .get(http::header::UPGRADE)
-        .and_then(|value| header::HeaderValue::from_bytes(value.as_bytes()).ok());
     let headers = response.headers().clone();
     let upgrading = hyper::upgrade::on(response);
     let (down, pieces) = mpsc::channel(CHUNKS);
@@ -72,9 +82,8 @@ pub(super) fn open(
     response
         .head_mut()
         .set_connection_type(actix_http::ConnectionType::Upgrade);
-    if let Some(protocol) = protocol {
-        response.headers_mut().insert(header::UPGRADE, protocol);
-    }
+    let protocol = header::HeaderValue::from_static(WEBSOCKET);
+    response.headers_mut().insert(header::UPGRADE, protocol);
     response
 }
 

@@ -1,9 +1,10 @@
-//! The upstreams of a route: which one is asked next, and which ones are left out.
+//! The upstreams of a route: which one is asked next, which ones are left out, and when none has room.
 //!
 //! They are fixed by the configuration, or they are agents, which come and go
 //! ([`Upstreams::replace`]).
 
-use crate::config::Destination;
+use super::gate::{Gate, Permit};
+use crate::config::{Destination, GateConfig};
 use arc_swap::ArcSwap;
 use std::{
     sync::{
@@ -21,9 +22,14 @@ const PER_RETRY: i64 = 100;
 /// The budget of a route that has had no traffic yet.
 const INITIAL: i64 = 10 * PER_RETRY;
 
-/// Whether it was tried, whether it is ejected, whether it is busy, how much it has to do: the least
-/// is the best.
-type Rank = (bool, bool, bool, usize);
+/// Looks for an upstream with room before one is waited for.
+const LOOKS: usize = 3;
+/// The longest Retry-After in seconds of a request that found no room.
+const MAX_RETRY_AFTER: u64 = 3;
+
+/// Whether it was tried, whether it is ejected, whether it is full, whether it is busy, how much it has
+/// to do: the least is the best.
+type Rank = (bool, bool, bool, bool, usize);
 
 pub(crate) struct Upstreams {
     all: ArcSwap<Vec<Arc<Upstream>>>,
@@ -31,13 +37,38 @@ pub(crate) struct Upstreams {
     budget: AtomicI64,
     eject_after: u32,
     eject_for: Duration,
+    gate: GateConfig,
+    refused: AtomicU64,
     epoch: Instant,
+}
+
+/// Why there is no upstream for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// The active checks rule all of them out, or there are none.
+    NoneHealthy,
+    /// They have as much to do as they can. The client is told to come again after so many seconds.
+    Full { retry_after: u64 },
+}
+
+/// What the upstreams of a route have to do, for the metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    /// Requests whose response has not ended.
+    pub(crate) in_flight: usize,
+    /// Requests that wait for an upstream.
+    pub(crate) queued: usize,
+    /// Requests that may be unanswered at once.
+    pub(crate) limit: usize,
+    /// Requests that were refused because nothing had room.
+    pub(crate) refused: u64,
 }
 
 pub(crate) struct Upstream {
     /// Scheme and authority, as configured.
     pub(crate) base: String,
     in_flight: AtomicUsize,
+    gate: Arc<Gate>,
     failures: AtomicU32,
     /// Milliseconds after the epoch until which it is left out; 0 is not at all.
     ejected_until: AtomicU64,
@@ -48,10 +79,11 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    fn new(base: &str) -> Arc<Self> {
+    fn new(base: &str, gate: GateConfig) -> Arc<Self> {
         Arc::new(Self {
             base: base.to_owned(),
             in_flight: AtomicUsize::new(0),
+            gate: Gate::new(gate),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             unhealthy: AtomicBool::new(false),
@@ -60,19 +92,47 @@ impl Upstream {
     }
 }
 
-/// A request on its way to an upstream, counted until its response's end.
-pub(crate) struct InFlight(Option<Arc<Upstream>>);
+/// A request on its way to an upstream, counted until its response's end. The upstream's limit counts
+/// it until the response's head.
+pub(crate) struct InFlight {
+    upstream: Option<Arc<Upstream>>,
+    permit: Option<Permit>,
+}
 
 impl InFlight {
+    fn new(upstream: &Arc<Upstream>, permit: Option<Permit>) -> Self {
+        upstream.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            upstream: Some(Arc::clone(upstream)),
+            permit,
+        }
+    }
+
     /// One that is not counted.
     pub(crate) fn uncounted() -> Self {
-        Self(None)
+        Self {
+            upstream: None,
+            permit: None,
+        }
+    }
+
+    /// The upstream has answered, or was not heard of in time: how long that took since `sent`, when it
+    /// had the whole request, tells how loaded it is.
+    pub(crate) fn answered(&mut self, sent: Instant) {
+        if let Some(permit) = self.permit.take() {
+            permit.answered(sent);
+        }
+    }
+
+    /// Gives the room in the upstream's limit back, and tells nothing of its load.
+    pub(crate) fn stop_counting(&mut self) {
+        self.permit = None;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(upstream) = &self.0 {
+        if let Some(upstream) = &self.upstream {
             upstream.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -80,9 +140,17 @@ impl Drop for InFlight {
 
 impl Upstreams {
     /// Those of a configuration; agents are yet to be found.
-    pub(crate) fn new(to: &Destination, eject_after: u32, eject_for: Duration) -> Self {
+    pub(crate) fn new(
+        to: &Destination,
+        eject_after: u32,
+        eject_for: Duration,
+        gate: GateConfig,
+    ) -> Self {
         let all = match to {
-            Destination::Upstreams(bases) => bases.iter().map(|base| Upstream::new(base)).collect(),
+            Destination::Upstreams(bases) => {
+                let bases = bases.iter();
+                bases.map(|base| Upstream::new(base, gate)).collect()
+            }
             Destination::Agent(_) => Vec::new(),
         };
         Self {
@@ -91,6 +159,8 @@ impl Upstreams {
             budget: AtomicI64::new(INITIAL),
             eject_after,
             eject_for,
+            gate,
+            refused: AtomicU64::new(0),
             epoch: Instant::now(),
         }
     }
@@ -101,7 +171,7 @@ impl Upstreams {
         let known = self.all.load();
         let upstream = |(base, busy): &(String, bool)| {
             let same = known.iter().find(|upstream| upstream.base == *base);
-            let upstream = same.map_or_else(|| Upstream::new(base), Arc::clone);
+            let upstream = same.map_or_else(|| Upstream::new(base, self.gate), Arc::clone);
             upstream.busy.store(*busy, Ordering::Relaxed);
             upstream
         };
@@ -113,10 +183,49 @@ impl Upstreams {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// An upstream with room for a request, as [`best`](Self::best) ranks them. Where none has room, the
+    /// best is waited for in its queue, if the request may `wait`.
+    pub(crate) async fn acquire(
+        &self,
+        tried: &[Arc<Upstream>],
+        wait: bool,
+    ) -> Result<(Arc<Upstream>, InFlight), Unavailable> {
+        let mut best = self.best(tried).ok_or(Unavailable::NoneHealthy)?;
+        // Another worker may take the last room between our look and our taking.
+        for _ in 0..LOOKS {
+            if let Some(permit) = best.gate.try_enter() {
+                let in_flight = InFlight::new(&best, Some(permit));
+                return Ok((best, in_flight));
+            }
+            let next = self.best(tried).ok_or(Unavailable::NoneHealthy)?;
+            let is_same = Arc::ptr_eq(&next, &best);
+            best = next;
+            if is_same || best.gate.is_full() {
+                break;
+            }
+        }
+        if wait && let Some(permit) = best.gate.enter().await {
+            let in_flight = InFlight::new(&best, Some(permit));
+            return Ok((best, in_flight));
+        }
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(Unavailable::Full {
+            // Those who are refused together must not come again together.
+            retry_after: 1 + refused % MAX_RETRY_AFTER,
+        })
+    }
+
+    /// An upstream for a request of the gateway's own, which no limit holds back.
+    pub(crate) fn choose(&self) -> Option<(Arc<Upstream>, InFlight)> {
+        let best = self.best(&[])?;
+        let in_flight = InFlight::new(&best, None);
+        Some((best, in_flight))
+    }
+
     /// The least loaded upstream that is neither ejected, unhealthy nor already `tried`; an ejected
     /// one if there is no other, because ejection is a guess. `None` if the active checks rule all
-    /// of them out, or all were tried.
-    pub(crate) fn choose(&self, tried: &[Arc<Upstream>]) -> Option<(Arc<Upstream>, InFlight)> {
+    /// of them out. One with room goes before one that is full.
+    fn best(&self, tried: &[Arc<Upstream>]) -> Option<Arc<Upstream>> {
         let now = self.now();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let all = self.all.load();
@@ -131,6 +240,7 @@ impl Upstreams {
             let rank = (
                 tried.iter().any(|tried| Arc::ptr_eq(tried, upstream)),
                 upstream.ejected_until.load(Ordering::Relaxed) > now,
+                upstream.gate.is_full(),
                 upstream.busy.load(Ordering::Relaxed),
                 upstream.in_flight.load(Ordering::Relaxed),
             );
@@ -138,9 +248,21 @@ impl Upstreams {
                 best = Some((rank, upstream));
             }
         }
-        let (_, chosen) = best?;
-        chosen.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some((Arc::clone(chosen), InFlight(Some(Arc::clone(chosen)))))
+        best.map(|(_, best)| Arc::clone(best))
+    }
+
+    /// What they have to do.
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load {
+            refused: self.refused.load(Ordering::Relaxed),
+            ..Load::default()
+        };
+        for upstream in self.all.load().iter() {
+            load.in_flight += upstream.in_flight.load(Ordering::Relaxed);
+            load.queued += upstream.gate.waiting();
+            load.limit += upstream.gate.limit();
+        }
+        load
     }
 
     /// Whether all of them are ejected or unhealthy.

@@ -66,7 +66,8 @@ impl Tasks {
         tasks.spawn(async move { crate::agents::follow(&shared).await });
         for route in state.routes.all() {
             let (route, policy) = (Arc::clone(route), Arc::clone(&state.agent_addresses));
-            tasks.spawn(async move { crate::proxy::check_health(&route, &policy).await });
+            let max_head = state.config.server.max_upstream_head;
+            tasks.spawn(async move { crate::proxy::check_health(&route, &policy, max_head).await });
         }
         Self(tasks)
     }

@@ -1,7 +1,7 @@
 //! `[[models]]`, `[model_cache]`, `[model_limits]`, `[ask]`
 
 use super::{Section, routes};
-use crate::config::values;
+use crate::config::{GateConfig, values};
 use std::{collections::BTreeMap, fmt, time::Duration};
 use weaver_model_cache::{ClassConfig, ModelCacheConfig, Price};
 
@@ -26,6 +26,8 @@ pub struct ModelRouteConfig {
     pub eject_after: u32,
     /// For how long.
     pub eject_for: Duration,
+    /// What an upstream is given at once, and what waits for it.
+    pub gate: GateConfig,
 }
 
 impl ModelRouteConfig {
@@ -130,6 +132,7 @@ fn model(mut section: Section<'_>, registering_needs_a_token: bool) -> ModelRout
         ),
         eject_after: section.number("eject_after", 5, 1..=1000),
         eject_for: section.duration("eject_for", Duration::from_secs(10), least),
+        gate: routes::gate(&mut section),
     };
     section.finish();
     route

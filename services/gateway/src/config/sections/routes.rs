@@ -66,6 +66,8 @@ pub struct RouteConfig {
     pub eject_after: u32,
     /// For how long.
     pub eject_for: Duration,
+    /// What an upstream is given at once, and what waits for it.
+    pub gate: GateConfig,
     /// The active health check, if there is one.
     pub health_check: Option<HealthCheckConfig>,
 }
@@ -93,6 +95,17 @@ pub enum RouteCache {
     },
     /// Not at all.
     Off,
+}
+
+/// What an upstream is given at once, and what waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateConfig {
+    /// Requests that it has not answered yet; `None` is learnt.
+    pub max_in_flight: Option<usize>,
+    /// Requests that wait for it.
+    pub max_queue: usize,
+    /// How long each of them waits at most.
+    pub queue_timeout: Duration,
 }
 
 /// An active health check.
@@ -209,11 +222,26 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         retries: section.number("retries", 1, 0..=5),
         eject_after: section.number("eject_after", 5, 1..=1000),
         eject_for: section.duration("eject_for", Duration::from_secs(10), least),
+        gate: gate(&mut section),
         health_check: health,
         to,
     };
     section.finish();
     path.map(|_| route)
+}
+
+/// `max_in_flight`, `max_queue`, `queue_timeout`
+pub(super) fn gate(section: &mut Section<'_>) -> GateConfig {
+    let max_in_flight = section.number("max_in_flight", 0, 0..=1_000_000);
+    GateConfig {
+        max_in_flight: (max_in_flight > 0).then_some(max_in_flight),
+        max_queue: section.number("max_queue", 64, 0..=10_000),
+        queue_timeout: section.duration(
+            "queue_timeout",
+            Duration::from_millis(100),
+            Duration::from_millis(1),
+        ),
+    }
 }
 
 /// `upstreams = ["http://…"]` or `agent = "capability"`

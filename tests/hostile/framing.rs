@@ -396,7 +396,11 @@ async fn a_switch_of_protocols_that_was_not_asked_for_is_a_bad_gateway() -> Resu
             assert_eq!(answers[0].status, 502, "{fields:?} {version}");
         }
     }
-    let asked = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+    let switch = switch.replace("upgrade: x", "upgrade: websocket");
+    let origin = Origin::constant(switch).await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    let asked = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
     stream.write_all(asked.as_bytes()).await?;
     let head = read_until(&mut stream, "\r\n\r\n").await?.to_lowercase();

@@ -494,7 +494,7 @@ async fn a_few_interim_responses_are_passed_on_and_the_response_follows() -> Res
     // Large ones reach the other bound first.
     let large = format!(
         "HTTP/1.1 103 Early Hints\r\nlink: {}\r\n\r\n",
-        "x".repeat(20_000)
+        "x".repeat(5_000)
     );
     let origin = Origin::constant(format!("{}{}", large.repeat(10), ok("final"))).await?;
     let gateway = Gateway::start(&origin.route("")).await?;

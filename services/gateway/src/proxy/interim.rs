@@ -10,8 +10,8 @@ use weaver_cache::policy::validation::HOP_BY_HOP;
 
 /// Interim responses that are passed on, for one request.
 const MAX_PASSED: usize = 16;
-/// Bytes of those.
-const MAX_PASSED_BYTES: u64 = 64 << 10;
+/// Bytes of those: as many as a connection holds for a client that does not read.
+const MAX_PASSED_BYTES: u64 = 16 << 10;
 /// Interim responses after which the upstream's connection is dropped.
 pub(super) const MAX_RECEIVED: usize = 100;
 /// Bytes of those.

@@ -1,2 +1,5 @@
 //! What attackers send, and what must never come of it: each module is a kind of attack, tried over
 //! sockets on the gateway with real servers around it.
+
+mod shared;
+mod support;

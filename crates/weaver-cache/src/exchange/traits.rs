@@ -20,6 +20,7 @@ pub(super) struct Traits {
     pub(super) body: bool,
     pub(super) upgrade: bool,
     pub(super) authorization: bool,
+    pub(super) cookie: bool,
 }
 
 impl Traits {
@@ -35,6 +36,7 @@ impl Traits {
                 header::TRANSFER_ENCODING => traits.body = true,
                 header::UPGRADE => traits.upgrade = true,
                 header::AUTHORIZATION => traits.authorization = true,
+                header::COOKIE => traits.cookie = true,
                 _ => {}
             }
         }

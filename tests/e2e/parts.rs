@@ -65,7 +65,7 @@ async fn a_large_body_is_in_parts_and_other_nodes_serve_it_from_there() -> Resul
         assert_eq!(stored.len(), 25);
         for (key, life) in &stored {
             let length: usize = redis.cli(&["STRLEN", key])?.trim().parse()?;
-            assert!((1..=4098).contains(&length), "{length}");
+            assert!((1..=4114).contains(&length), "{length}");
             assert!(*life > 600_000, "longer than the head: {life}");
         }
         let two = Gateway::start(&config).await?;

@@ -1,7 +1,7 @@
 //! The binary form of a record in Redis.
 //!
 //! ```text
-//! version u8 · kind u8 · key (u32 + bytes) · then, by kind:
+//! version u8 · code 16 (see [`crate::seal`]) · kind u8 · key (u32 + bytes) · then, by kind:
 //! entry: status u16 · lifetime (6 × u64, flags u8) · position (2 × u64) · fill µs u64
 //!        · variant? · fields (u16 × (u16 + name, u32 + value)) · body (u64 + bytes)
 //! remote: as entry, without a body · id 16 · length u64 · each u64
@@ -12,24 +12,26 @@
 //!
 //! All numbers are little-endian. Reading checks every length against what is there and refuses
 //! whatever does not end exactly where the value ends; nothing read from Redis can panic, and
-//! nothing is allocated by a length that was merely claimed.
+//! nothing is allocated by a length that was merely claimed. Nor is anything read that must not be
+//! served: a status that is not final, a part where the whole is asked for, a field that frames.
 
 use crate::{
     Position,
     entry::{Entry, Head, Index, MAX_VARIANTS, Parts, Record, Remote},
+    key,
+    seal::Seal,
 };
 use actix_web::http::{
     StatusCode,
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
 use std::sync::{Arc, atomic::AtomicU64};
 use weaver_cache_policy::{
-    Flags, Lifetime, Millis,
+    Flags, Lifetime, Millis, validation,
     vary::{Names, Variant},
 };
 
-pub(crate) const VERSION: u8 = 2;
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
 const KIND_REMOTE: u8 = 4;
@@ -38,12 +40,12 @@ pub(crate) const KIND_PART: u8 = 5;
 /// A compressed record; see [`crate::compress`].
 pub(crate) const KIND_PACKED: u8 = 3;
 
-pub(crate) fn encode(record: &Record) -> Bytes {
-    let mut out = Vec::with_capacity(match record {
+/// Writes a record, to be sealed.
+pub(crate) fn encode(record: &Record) -> Vec<u8> {
+    let mut out = Seal::room(match record {
         Record::Entry(entry) => entry.bytes(),
         Record::Remote(..) | Record::Index(..) => record.bytes(),
     });
-    out.push(VERSION);
     match record {
         Record::Entry(entry) => {
             out.push(KIND_ENTRY);
@@ -69,7 +71,7 @@ pub(crate) fn encode(record: &Record) -> Bytes {
             }
         }
     }
-    out.into()
+    out
 }
 
 fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
@@ -135,14 +137,11 @@ fn put32(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads a record, if it is one of the `wanted` key.
+/// Reads what stands behind the seal, if it is a record of the `wanted` key.
 ///
 /// The body is copied out of the connection's buffer, which it would otherwise keep alive.
 pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
     let mut input = Input(bytes);
-    if input.byte()? != VERSION {
-        return None;
-    }
     let kind = input.byte()?;
     if input.bytes32()? != wanted {
         return None;
@@ -180,6 +179,9 @@ pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
 
 fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
     let status = StatusCode::from_u16(input.u16()?).ok()?;
+    if !is_servable(status, &key) {
+        return None;
+    }
     let lifetime = Lifetime {
         received_at: Millis(input.u64()?),
         initial_age: input.u64()?,
@@ -204,6 +206,9 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
     for _ in 0..count {
         let length = usize::from(input.u16()?);
         let name = HeaderName::from_bytes(input.take(length)?).ok()?;
+        if is_framing(&name) {
+            return None;
+        }
         let value = HeaderValue::from_bytes(input.bytes32()?).ok()?;
         fields.push((name, value));
     }
@@ -223,6 +228,21 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
         fill_micros,
         checked: AtomicU64::new(0),
     })
+}
+
+/// Whether a stored response of that key may have this status: a final one, of its own, and a part
+/// only where parts are.
+fn is_servable(status: StatusCode, key: &[u8]) -> bool {
+    match status.as_u16() {
+        206 => key::is_of_part(key),
+        304 => false,
+        status => (200..600).contains(&status),
+    }
+}
+
+/// Whether a field frames the message or belongs to its connection. None is ever stored.
+fn is_framing(name: &HeaderName) -> bool {
+    *name == header::CONTENT_LENGTH || validation::HOP_BY_HOP.contains(&name.as_str())
 }
 
 fn decode_variant(input: &mut Input<'_>) -> Option<Variant> {
@@ -332,6 +352,11 @@ mod tests {
         }
     }
 
+    /// What stands behind the seal.
+    fn written(record: &Record) -> Vec<u8> {
+        encode(record).split_off(crate::seal::HEADER)
+    }
+
     fn assert_same(one: &Entry, other: &Entry) {
         assert_eq!(one.key, other.key);
         assert_eq!(one.head.status, other.head.status);
@@ -345,7 +370,7 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_key_is_not_read() {
-        let bytes = encode(&Record::Entry(Arc::new(entry(
+        let bytes = written(&Record::Entry(Arc::new(entry(
             b"mine",
             vec![1],
             vec![b'v'],
@@ -353,6 +378,70 @@ mod tests {
         ))));
         assert!(decode(&bytes, b"mine").is_some());
         assert!(decode(&bytes, b"yours").is_none());
+    }
+
+    fn whole_key(path: &str) -> key::KeyBytes {
+        let target = key::Target {
+            host: "h",
+            path,
+            query: Some("r"),
+        };
+        let mut rule = crate::Rule::new("r", weaver_cache_policy::Policy::standard());
+        rule.vary_on = vec![header::ACCEPT, header::AUTHORIZATION];
+        let mut headers = header::HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("r"));
+        let secret = crate::identity::Secret::new(Some([b'r'; 32]));
+        key::build(&target, &rule, &headers, None, &secret).key
+    }
+
+    fn of(key: &[u8], status: u16, field: Option<(&'static str, &'static str)>) -> Vec<u8> {
+        let mut made = entry(key, vec![1], vec![b'v'], false);
+        let head = Arc::get_mut(&mut made.head).unwrap();
+        head.status = StatusCode::from_u16(status).unwrap();
+        head.fields.extend(field.map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        }));
+        written(&Record::Entry(Arc::new(made)))
+    }
+
+    #[test]
+    fn no_status_is_read_that_a_stored_response_cannot_have() {
+        for status in [100, 101, 103, 199, 206, 304, 600, 999] {
+            assert!(
+                decode(&of(b"key", status, None), b"key").is_none(),
+                "{status}"
+            );
+        }
+        for status in [200, 204, 301, 404, 503, 599] {
+            assert!(
+                decode(&of(b"key", status, None), b"key").is_some(),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_part_is_read_where_parts_are_and_nowhere_else() {
+        let whole = whole_key("/r");
+        let part = crate::partial::key(&whole);
+        let variant = key::of_variant(&part, &[b'r'; 16], &[b'r'; 32]);
+        for (key, is_part) in [(&whole, false), (&part, true), (&variant, true)] {
+            assert_eq!(decode(&of(key, 206, None), key).is_some(), is_part);
+        }
+        let of_whole = key::of_variant(&whole, &[b'r'; 16], &[b'r'; 32]);
+        assert!(decode(&of(&of_whole, 206, None), &of_whole).is_none());
+    }
+
+    #[test]
+    fn no_field_is_read_that_frames() {
+        for name in validation::HOP_BY_HOP.into_iter().chain(["content-length"]) {
+            let bytes = of(b"key", 200, Some((name, "1")));
+            assert!(decode(&bytes, b"key").is_none(), "{name}");
+        }
+        assert!(decode(&of(b"key", 200, Some(("proxy-status", "p"))), b"key").is_some());
     }
 
     proptest! {
@@ -364,7 +453,7 @@ mod tests {
             variant in any::<bool>(),
         ) {
             let stored = entry(&key, body, value, variant);
-            let bytes = encode(&Record::Entry(Arc::new(entry(&key, stored.body.to_vec(), stored.head.fields[0].1.as_bytes().to_vec(), variant))));
+            let bytes = written(&Record::Entry(Arc::new(entry(&key, stored.body.to_vec(), stored.head.fields[0].1.as_bytes().to_vec(), variant))));
             match decode(&bytes, &key) {
                 Some(Record::Entry(read)) => assert_same(&stored, &read),
                 other => prop_assert!(false, "{other:?}"),
@@ -375,8 +464,8 @@ mod tests {
         /// never panics.
         #[test]
         fn damage_never_panics_and_a_cut_is_always_seen(at in 0_usize..400, with in any::<u8>(), cut in 0_usize..400) {
-            let bytes = encode(&Record::Entry(Arc::new(entry(b"key", vec![7; 100], vec![b'v'; 20], true))));
-            let mut damaged = bytes.to_vec();
+            let bytes = written(&Record::Entry(Arc::new(entry(b"key", vec![7; 100], vec![b'v'; 20], true))));
+            let mut damaged = bytes.clone();
             if let Some(byte) = damaged.get_mut(at) {
                 *byte = with;
             }
@@ -390,7 +479,7 @@ mod tests {
         fn what_is_in_parts_reads_back(id in any::<[u8; 16]>(), length in 1_u64.., each in 1_u64..) {
             let parts = Parts { id, length, each };
             let entry = Arc::new(entry(b"key", vec![], vec![b'v'], true));
-            let bytes = encode(&Record::Remote(Arc::new(Remote { entry: Arc::clone(&entry), parts })));
+            let bytes = written(&Record::Remote(Arc::new(Remote { entry: Arc::clone(&entry), parts })));
             match decode(&bytes, b"key") {
                 Some(Record::Remote(read)) => {
                     assert_same(&entry, &read.entry);

@@ -75,6 +75,7 @@ mod partial;
 mod redis;
 mod respond;
 mod rule;
+mod seal;
 mod search;
 mod shared;
 

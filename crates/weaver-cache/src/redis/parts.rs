@@ -2,7 +2,7 @@
 //! and a body can be sent on before it is here whole.
 //!
 //! ```text
-//! version u8 · kind u8 (part) · the bytes
+//! version u8 · code 16 (see [`crate::seal`]) · kind u8 (part) · the bytes
 //! ```
 //!
 //! The parts are written first, under names that are new each time, then the head that leads to
@@ -11,12 +11,12 @@
 
 use super::RedisTier;
 use crate::{
-    codec::{self, KIND_PART, VERSION},
-    compress,
+    codec::{self, KIND_PART},
     entry::{Entry, Parts, Record, Remote},
     flight::Broken,
     identity::random,
     key,
+    seal::Seal,
     shared::unchecked,
 };
 use actix_http::body::{MessageBody, SizedStream};
@@ -30,7 +30,6 @@ use weaver_pool::PoolError;
 const LONGER: i64 = 60_000;
 /// Parts that are asked for ahead of the one that is sent.
 const AHEAD: usize = 2;
-const HEADER: [u8; 2] = [VERSION, KIND_PART];
 
 impl RedisTier {
     /// Whether a body of that many bytes is stored in parts.
@@ -47,9 +46,11 @@ impl RedisTier {
             each: inner.part,
         };
         for (at, name) in self.names(&entry.key, &parts).enumerate() {
-            let mut value = BytesMut::from(&HEADER[..]);
-            value.put_slice(&entry.body[parts.range(at as u64)]);
-            let value = compress::pack(value.freeze(), inner.compress).await;
+            let bytes = &entry.body[parts.range(at as u64)];
+            let mut record = Seal::room(bytes.len() + 1);
+            record.push(KIND_PART);
+            record.extend_from_slice(bytes);
+            let value = self.sealed(&name, record).await;
             let life = Some(Expiration::PX(life.saturating_add(LONGER)));
             let written = inner.pool.command("SET").key(name.as_bytes());
             let to = name.clone();
@@ -65,8 +66,9 @@ impl RedisTier {
     /// The parts that what stands under a key leads to.
     pub(super) async fn parts_of(&self, key: &[u8]) -> Option<Parts> {
         let name = key::redis_name(&self.inner.prefix, key);
-        let value = self.value(&name, self.inner.deadline).await;
-        match codec::decode(&value.ok()??, key) {
+        let value = self.value(&name, self.inner.deadline).await.ok()??;
+        let whole = self.opened(&name, value, self.inner.most).await.ok()??;
+        match codec::decode(&whole, key) {
             Some(Record::Remote(remote)) => Some(remote.parts),
             _ => None,
         }
@@ -147,22 +149,26 @@ impl RedisTier {
         let name = part_name(&inner.prefix, &remote.entry.key, &remote.parts, at);
         let answer = self.value(&name, inner.deadline).await;
         let wanted = remote.parts.range(at).len();
-        let part = match answer {
-            Ok(value) => match value {
-                Some(value) => compress::unpack(value, (wanted + HEADER.len()) as u64).await,
-                None => None,
-            },
+        let value = match answer {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                tracing::debug!(key = name, "a part of a response is not in redis any more");
+                inner.metrics.error();
+                return None;
+            }
             Err(error) => {
                 self.failed(&error);
                 return None;
             }
         };
-        let part = part
-            .filter(|part| part.starts_with(&HEADER) && part.len() == wanted + HEADER.len())
-            .map(|part| part.slice(HEADER.len()..));
+        let opened = self.opened(&name, value, wanted as u64 + 1).await;
+        let part = opened
+            .ok()
+            .flatten()
+            .filter(|part| part.starts_with(&[KIND_PART]) && part.len() == wanted + 1)
+            .map(|part| part.slice(1..));
         if part.is_none() {
-            tracing::debug!(key = name, "a part of a response is not in redis any more");
-            inner.metrics.error();
+            self.refuse(name).await;
         }
         part
     }

@@ -1,4 +1,4 @@
-use crate::{HotUrl, Node, Position, Purge, redis::RedisTier, shared::Shared};
+use crate::{HotUrl, Node, Position, Purge, TooLong, redis::RedisTier, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use weaver_metrics::{CacheMetrics, report::HttpCacheReport};
@@ -43,6 +43,9 @@ pub enum PurgeError {
     /// It holds in this node and is not in the journal, so the others may not hear of it.
     #[error("purged in this node only, for now; the journal in Redis was not reached: {0}")]
     LocalOnly(#[source] PoolError),
+    /// It names what is too long to be purged, and nothing was.
+    #[error(transparent)]
+    Invalid(#[from] TooLong),
 }
 
 impl CacheHandle {
@@ -57,8 +60,10 @@ impl CacheHandle {
     ///
     /// # Errors
     ///
-    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached.
+    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached,
+    /// [`PurgeError::Invalid`] if a name is too long ([`Purge::check`]).
     pub async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PurgeError> {
+        purge.check()?;
         self.shared
             .purge(purge, soft, false)
             .await
@@ -76,6 +81,7 @@ impl CacheHandle {
         purge: Purge,
         soft: bool,
     ) -> Result<Position, PurgeError> {
+        purge.check()?;
         self.shared
             .purge(purge, soft, true)
             .await

@@ -19,9 +19,9 @@ pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
     let host = host.to_ascii_lowercase();
     targets
         .into_iter()
-        .map(|target| Purge::Url {
-            host: Some(host.clone()),
-            target,
+        .map(|target| {
+            let host = Some(host.clone());
+            Purge::Url { host, target }.bounded()
         })
         .collect()
 }

@@ -84,7 +84,7 @@ pub use handle::{CacheHandle, CacheStore, PurgeError};
 pub use hot::HotUrl;
 pub use identity::Principal;
 pub use inspect::{Standing, Stored};
-pub use journal::{Position, Purge, roster::Node};
+pub use journal::{Position, Purge, TooLong, roster::Node};
 pub use middleware::{CacheFuture, ResponseCache, ResponseCacheService};
 pub use respond::CacheBody;
 pub use rule::{Pattern, QueryRule, Rule, Tiers};

@@ -7,6 +7,7 @@ mod purge;
 mod warm;
 
 pub(crate) use agents::MAX_STREAMS;
+pub(crate) use purge::MAX_TAGS as MAX_PURGE_TAGS;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{

@@ -24,10 +24,22 @@ struct PurgeRequest {
 }
 
 /// Tags that one request may name.
-const MAX_TAGS: usize = 1000;
+pub(crate) const MAX_TAGS: usize = 100;
 
 impl PurgeRequest {
-    fn purges(self) -> Result<Vec<Purge>, &'static str> {
+    fn purges(self) -> Result<Vec<Purge>, String> {
+        let purges = self.named()?;
+        for (at, purge) in purges.iter().enumerate() {
+            let which = |error| match purge {
+                Purge::Tag(_) => format!("tags[{at}]: {error}"),
+                _ => format!("{error}"),
+            };
+            purge.check().map_err(which)?;
+        }
+        Ok(purges)
+    }
+
+    fn named(self) -> Result<Vec<Purge>, String> {
         const ONE: &str = "exactly one of url, tags, prefix and all is needed";
         match (self.url, self.tags, self.prefix, self.all) {
             (Some(url), None, None, None) => {
@@ -36,13 +48,16 @@ impl PurgeRequest {
             }
             (None, Some(tags), None, None) => {
                 if tags.is_empty() || tags.len() > MAX_TAGS {
-                    return Err("tags has 1 to 1000 items");
+                    let count = tags.len();
+                    return Err(format!(
+                        "tags has {count} items; it must have 1 to {MAX_TAGS}"
+                    ));
                 }
                 if tags
                     .iter()
                     .any(|tag| tag.is_empty() || tag.contains([' ', ',', '\t']))
                 {
-                    return Err("a tag is not empty, and has neither space nor comma");
+                    return Err("a tag is not empty, and has neither space nor comma".to_owned());
                 }
                 Ok(tags.into_iter().map(Purge::Tag).collect())
             }
@@ -51,7 +66,7 @@ impl PurgeRequest {
                 Ok(vec![Purge::Prefix { host, prefix }])
             }
             (None, None, None, Some(true)) => Ok(vec![Purge::All]),
-            _ => Err(ONE),
+            _ => Err(ONE.to_owned()),
         }
     }
 }
@@ -122,7 +137,7 @@ pub(super) async fn purge(
     };
     let purges = match purges {
         Ok(purges) => purges,
-        Err(what) => return problem(StatusCode::BAD_REQUEST, what),
+        Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
     };
     let Some(cache) = state.cache() else {
         return problem(
@@ -142,6 +157,9 @@ pub(super) async fn purge(
             Ok(at) => position = at,
             // The others hold in this node all the same.
             Err(PurgeError::LocalOnly(error)) => failed = Some(error),
+            Err(PurgeError::Invalid(error)) => {
+                return problem(StatusCode::BAD_REQUEST, &error.to_string());
+            }
         }
     }
     if let Some(error) = failed {

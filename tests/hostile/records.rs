@@ -163,15 +163,11 @@ async fn a_record_is_served_under_its_own_name_alone() -> Result<()> {
 /// The code of a record, as a node that knows the secret computes it.
 fn sealed(name: &str, rest: &[u8]) -> Vec<u8> {
     let identity = blake3::derive_key("weaver 2026 cache identity", SECRET.as_bytes());
-    let key = blake3::derive_key("weaver-cache 2026 record authentication", &identity);
-    let mut hasher = blake3::Hasher::new_keyed(&key);
-    hasher
-        .update(&[3])
-        .update(&(name.len() as u64).to_le_bytes())
-        .update(name.as_bytes())
-        .update(rest);
+    let key = blake3::derive_key("weaver-cache 2026 record authentication 3", &identity);
+    let own = blake3::keyed_hash(&key, name.as_bytes());
+    let code = blake3::keyed_hash(own.as_bytes(), rest);
     let mut record = vec![3];
-    record.extend_from_slice(&hasher.finalize().as_bytes()[..16]);
+    record.extend_from_slice(&code.as_bytes()[..16]);
     record.extend_from_slice(rest);
     record
 }

@@ -17,7 +17,7 @@
 
 use crate::{
     Position,
-    entry::{Entry, Head, Index, MAX_VARIANTS, Parts, Record, Remote},
+    entry::{Entry, Head, Index, MAX_PARTS, MAX_VARIANTS, Parts, Record, Remote},
     key,
     seal::Seal,
 };
@@ -34,7 +34,7 @@ use weaver_cache_policy::{
 
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
-const KIND_REMOTE: u8 = 4;
+pub(crate) const KIND_REMOTE: u8 = 4;
 /// A part of a body; see [`crate::redis`].
 pub(crate) const KIND_PART: u8 = 5;
 /// A compressed record; see [`crate::compress`].
@@ -156,7 +156,8 @@ pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
                 length: input.u64()?,
                 each: input.u64()?,
             };
-            if !entry.body.is_empty() || parts.length == 0 || parts.each == 0 {
+            let is_divided = parts.length > 0 && parts.each > 0 && parts.count() <= MAX_PARTS;
+            if !entry.body.is_empty() || !is_divided {
                 return None;
             }
             Record::Remote(Arc::new(Remote { entry, parts }))
@@ -408,6 +409,20 @@ mod tests {
     }
 
     #[test]
+    fn a_head_of_more_parts_than_any_node_writes_is_not_read() {
+        let made = |length, each| {
+            let entry = Arc::new(entry(b"key", vec![], vec![b'v'], false));
+            let id = [0; 16];
+            let parts = Parts { id, length, each };
+            written(&Record::Remote(Arc::new(Remote { entry, parts })))
+        };
+        let is_read = |length, each| decode(&made(length, each), b"key").is_some();
+        assert!(is_read(MAX_PARTS, 1) && is_read(u64::MAX, u64::MAX));
+        assert!(!is_read(MAX_PARTS + 1, 1) && !is_read(u64::MAX, 1));
+        assert!(!is_read(0, 1) && !is_read(1, 0));
+    }
+
+    #[test]
     fn no_status_is_read_that_a_stored_response_cannot_have() {
         for status in [100, 101, 103, 199, 206, 304, 600, 999] {
             assert!(
@@ -476,8 +491,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_in_parts_reads_back(id in any::<[u8; 16]>(), length in 1_u64.., each in 1_u64..) {
-            let parts = Parts { id, length, each };
+        fn what_is_in_parts_reads_back(id in any::<[u8; 16]>(), count in 1..MAX_PARTS, each in 1_u64..1 << 40) {
+            let parts = Parts { id, length: count * each, each };
             let entry = Arc::new(entry(b"key", vec![], vec![b'v'], true));
             let bytes = written(&Record::Remote(Arc::new(Remote { entry: Arc::clone(&entry), parts })));
             match decode(&bytes, b"key") {

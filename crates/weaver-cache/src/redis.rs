@@ -223,11 +223,14 @@ impl RedisTier {
             Record::Index(key, index) => return self.join(key, index, life, lease).await,
             Record::Remote(_) => return self.set(record, life, lease, last).await,
         };
-        if !self.is_large(entry.body.len()) {
-            return self.set(record, life, lease, last).await;
-        }
-        // The parts of what a large one replaces; those that a small one replaces end by themselves.
         let old = self.parts_of(&entry.key).await;
+        if !self.is_large(entry.body.len()) {
+            let outcome = self.set(record, life, lease, last).await;
+            if let (Ok(true), Some(unused)) = (&outcome, old) {
+                self.retire(&entry.key, &unused).await;
+            }
+            return outcome;
+        }
         let parts = self.write_parts(entry, life).await?;
         let remote = Remote {
             entry: Remote::without_body(entry),

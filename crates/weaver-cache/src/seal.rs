@@ -5,14 +5,14 @@
 //! version u8 · code 16 · the rest of the record
 //! ```
 //!
-//! The code is BLAKE3, keyed by `identity_secret`, over the record's name in Redis and all of the
-//! record but itself. The name is a hash of the full key; that of a part of a body has the body's id
+//! The code is BLAKE3, keyed by `identity_secret`, over the record's name in Redis and all that stands
+//! behind it. The name is a hash of the full key; that of a part of a body has the body's id
 //! and the part's number too. Without a secret the key is one that everybody knows, and the code no
 //! more than a checksum.
 
 use bytes::Bytes;
 
-/// Changes with the form of any record.
+/// Changes with the form of any record; the contexts of the keys end with it.
 pub(crate) const VERSION: u8 = 3;
 const CODE: usize = 16;
 /// Bytes before the rest of the record.
@@ -35,8 +35,8 @@ pub(crate) struct Seal {
 impl Seal {
     pub(crate) fn new(secret: Option<&[u8; 32]>) -> Self {
         let key = match secret {
-            Some(secret) => blake3::derive_key("weaver-cache 2026 record authentication", secret),
-            None => blake3::derive_key("weaver-cache 2026 record checksum", b""),
+            Some(secret) => blake3::derive_key("weaver-cache 2026 record authentication 3", secret),
+            None => blake3::derive_key("weaver-cache 2026 record checksum 3", b""),
         };
         Self { key }
     }
@@ -82,15 +82,12 @@ impl Seal {
     }
 
     fn code(&self, name: &str, rest: &[u8]) -> [u8; CODE] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        // The length goes first, so that no byte can move from the name into the record.
-        hasher
-            .update(&[VERSION])
-            .update(&(name.len() as u64).to_le_bytes())
-            .update(name.as_bytes())
-            .update(rest);
+        // Each name has a key of its own, so that the rest is hashed in one piece: BLAKE3 is faster
+        // by up to half where it begins at the beginning of its input.
+        let own = blake3::keyed_hash(&self.key, name.as_bytes());
+        let whole = blake3::keyed_hash(own.as_bytes(), rest);
         let mut code = [0; CODE];
-        code.copy_from_slice(&hasher.finalize().as_bytes()[..CODE]);
+        code.copy_from_slice(&whole.as_bytes()[..CODE]);
         code
     }
 }

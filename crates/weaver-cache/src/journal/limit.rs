@@ -83,7 +83,7 @@ pub(super) fn is_between_tags(character: char) -> bool {
 }
 
 /// Whether a purge may name each of a response's tags.
-pub(crate) fn are_tags_purgeable(headers: &impl Headers) -> bool {
+pub(crate) fn are_tags_purgeable(headers: &(impl Headers + ?Sized)) -> bool {
     let (mut count, mut bytes) = (0, 0);
     for line in TAG_FIELDS.iter().flat_map(|name| headers.lines(name)) {
         bytes += line.len();
@@ -139,12 +139,12 @@ mod tests {
 
     #[test]
     fn tags_beyond_the_limits_cannot_be_purged() {
-        let one = |value: String| are_tags_purgeable(&vec![("surrogate-key", value)]);
+        let one = |value: String| are_tags_purgeable(&[("surrogate-key", value)][..]);
         assert!(one("x".repeat(MAX_TAG)) && !one("x".repeat(MAX_TAG + 1)));
         assert!(one("x ".repeat(256)) && !one("x ".repeat(257)));
         let long = format!("{} ", "x".repeat(1000));
         assert!(one(long.repeat(16)) && !one(long.repeat(17)));
-        assert!(are_tags_purgeable(&vec![("cache-tag", "é,b".to_owned())]));
+        assert!(are_tags_purgeable(&[("cache-tag", "é,b")][..]));
         assert!(!are_tags_purgeable(&[("cache-tag", &b"\xff"[..])][..]));
     }
 

@@ -63,7 +63,8 @@ pub struct CacheConfig {
     /// [`Rule::early_refresh`].
     pub early_refresh: f32,
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
-    /// that are to share per-user entries need the same; `None` makes one up.
+    /// that are to share per-user entries need the same; `None` makes one up. What lies in Redis is
+    /// authenticated with a key derived from it; with `None` it has a checksum.
     pub identity_secret: Option<[u8; 32]>,
     /// The name of this node, for people; each process adds an ending of its own.
     pub node: String,

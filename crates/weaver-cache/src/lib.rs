@@ -45,6 +45,11 @@
 //!   tokens nor cookies, nor their plain hashes, reach a key, Redis or a log.
 //! - Keys are injective and entries carry theirs in full; an entry read from Redis that carries
 //!   another is no entry.
+//! - What lies in Redis carries a code keyed by `identity_secret`: who can write there and does not know
+//!   the secret can delete and bring back, but neither change nor move. Without a secret it is a
+//!   checksum.
+//! - Requests that wait for another's fetch get what its response, once its head has come, allows them,
+//!   and fetch for themselves otherwise.
 //! - The application must authenticate before this middleware, or a hit answers whoever asks.
 //!
 //! # Limits

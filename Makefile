@@ -5,7 +5,7 @@ CARGO ?= cargo
 export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
 RELEASE = $(CURDIR)/target/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-registry soak soak-pool soak-cache fuzz bench-smoke conformance conformance-check conformance-update release clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-redis bench-registry soak soak-pool soak-cache fuzz bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench: setup release ## the performance programs, with their targets; prints fig
 
 bench-hit: setup release ## a 1 KB hit beside HAProxy, nginx and a bare Actix handler
 	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- hit
+
+bench-redis: setup release ## hits in the Redis tier; prints what authenticating the record costs
+	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- redis-hit
 
 bench-purge: setup release ## ten nodes under a thousand purges a second; prints when a purge has reached all
 	GATEWAY_UNDER_TEST=$(RELEASE) $(CARGO) run --locked --release -p weaver-tests --bin perf -- purge

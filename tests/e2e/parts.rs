@@ -2,7 +2,13 @@
 
 use crate::{client, eventually, field, ok};
 use anyhow::Result;
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -65,7 +71,7 @@ async fn a_large_body_is_in_parts_and_other_nodes_serve_it_from_there() -> Resul
         assert_eq!(stored.len(), 25);
         for (key, life) in &stored {
             let length: usize = redis.cli(&["STRLEN", key])?.trim().parse()?;
-            assert!((1..=4098).contains(&length), "{length}");
+            assert!((1..=4114).contains(&length), "{length}");
             assert!(*life > 600_000, "longer than the head: {life}");
         }
         let two = Gateway::start(&config).await?;
@@ -95,6 +101,48 @@ async fn a_large_body_is_in_parts_and_other_nodes_serve_it_from_there() -> Resul
             let lives = parts(&redis).expect("redis");
             let long = lives.iter().filter(|(_, life)| *life > 600_000).count();
             long == 25 && lives.len() == 49
+        })
+        .await;
+    }
+    Ok(())
+}
+
+/// Of whatever form the head is in that leads to the parts, and whatever replaces it.
+#[tokio::test]
+async fn parts_of_what_a_small_response_replaces_end_soon() -> Result<()> {
+    for compress in ["0", "128"] {
+        let redis = Redis::start().await?;
+        let large = Arc::new(AtomicBool::new(true));
+        let is_large = Arc::clone(&large);
+        let origin = Origin::start(move |_, mut stream| {
+            let large = is_large.load(Ordering::SeqCst);
+            async move {
+                let body = if large { body() } else { "small".to_owned() };
+                let filler = "x".repeat(400);
+                let fields = format!("cache-control: max-age=600\r\nx-filler: {filler}\r\n");
+                stream.write_all(ok(&body, &fields).as_bytes()).await.ok()?;
+                Some(stream)
+            }
+        })
+        .await?;
+        let cache = format!("[cache]\nredis_part = \"32KiB\"\nredis_compress = {compress}\n");
+        let config = format!("{}{cache}{}", redis.section(), origin.route(""));
+        let gateway = Gateway::start(&config).await?;
+        gateway.ready_for_redis().await?;
+        assert_eq!(get(&gateway, &[]).await?.2.len(), 100_000);
+        let lives = || parts(&redis).expect("redis");
+        eventually("the parts are there", async || {
+            // The head comes last, and with it the lease ends.
+            let leases = redis.cli(&["KEYS", "*lease*"]);
+            lives().len() == 4 && leases.is_ok_and(|keys| keys.trim().is_empty())
+        })
+        .await;
+        assert!(lives().iter().all(|(_, life)| *life > 600_000));
+        large.store(false, Ordering::SeqCst);
+        let no_cache = [("cache-control", "no-cache")];
+        assert_eq!(get(&gateway, &no_cache).await?.2, "small");
+        eventually("the parts end", async || {
+            lives().iter().all(|(_, life)| *life <= 60_000)
         })
         .await;
     }

@@ -12,7 +12,7 @@ pub(crate) const CLIENT_CORE: usize = 1;
 const CONNECTIONS: &str = "64";
 
 /// One turn of wrk: requests a second.
-fn wrk(port: u16, path: &str, effort: Effort) -> Result<f64> {
+pub(crate) fn wrk(port: u16, path: &str, effort: Effort) -> Result<f64> {
     let seconds = effort.turn.as_secs().max(1).to_string();
     let output = Command::new("taskset")
         .args([

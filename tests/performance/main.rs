@@ -8,6 +8,7 @@ mod metrics_endpoint;
 #[cfg(feature = "pool-peers")]
 mod pool;
 mod purge;
+mod redis_hit;
 mod registry;
 
 use anyhow::Result;
@@ -62,9 +63,13 @@ async fn main() -> ExitCode {
         .map(|()| true),
         #[cfg(feature = "pool-peers")]
         "pool-smoke" => pool::run(SMOKE).await.map(|()| true),
+        "redis-hit" => redis_hit::run(FULL).await.map(|()| true),
+        "redis-hit-smoke" => redis_hit::run(SMOKE).await.map(|()| true),
         "hit-smoke" => hit::run(SMOKE).await.map(|()| true),
         _ => {
-            eprintln!("perf smoke | all | hit | hit-smoke | purge | registry");
+            eprintln!(
+                "perf smoke | all | hit | hit-smoke | redis-hit | redis-hit-smoke | purge | registry"
+            );
             return ExitCode::from(64);
         }
     };

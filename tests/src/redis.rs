@@ -1,6 +1,11 @@
 use crate::{Process, free_port, scratch, wait_for_port};
 use anyhow::Result;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    time::Duration,
+};
 use weaver_pool::{RedisPoolConfig, Topology};
 
 /// A redis-server of its own, without persistence.
@@ -137,6 +142,53 @@ impl Redis {
             .args(arguments)
             .output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Redis {
+    /// The bytes of a string, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If Redis does not answer.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.command(&[b"GET", key.as_bytes()])
+    }
+
+    /// Writes a string of any bytes, for ten minutes.
+    ///
+    /// # Errors
+    ///
+    /// If Redis does not answer.
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.command(&[b"SET", key.as_bytes(), value, b"PX", b"600000"])?;
+        Ok(())
+    }
+
+    /// Sends a command whose answer is a string, simple or in bulk.
+    fn command(&self, words: &[&[u8]]) -> Result<Option<Vec<u8>>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&request)?;
+        let mut answer = BufReader::new(stream);
+        let mut line = String::new();
+        answer.read_line(&mut line)?;
+        match line.trim_end().split_at_checked(1) {
+            Some(("$", "-1")) => Ok(None),
+            Some(("$", length)) => {
+                let mut value = vec![0; length.parse()?];
+                answer.read_exact(&mut value)?;
+                Ok(Some(value))
+            }
+            Some(("+", said)) => Ok(Some(said.as_bytes().to_vec())),
+            _ => anyhow::bail!("redis answered {line:?}"),
+        }
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Bypass {
     /// The response varies on something that the cache cannot see: `Vary: *` (§4.1), or a field that is
     /// written behind the cache.
     VaryStar,
+    /// A 304 says that the stored response is selected by other request fields than before (§4.1).
+    VaryChanged,
+    /// The response has more or longer tags than a purge may name.
+    Tags,
     /// The status is not final, or not understood although `must-understand` is there (§3, §5.2.2.3).
     Status,
     /// The response is partial in a form that is not stored (§3.3).
@@ -67,6 +71,8 @@ impl Bypass {
             Self::Private => "private",
             Self::Authenticated => "authenticated",
             Self::VaryStar => "vary-star",
+            Self::VaryChanged => "vary-changed",
+            Self::Tags => "tags",
             Self::Status => "status",
             Self::Partial => "partial",
             Self::SetCookie => "set-cookie",
@@ -76,6 +82,37 @@ impl Bypass {
             Self::HitForMiss => "hit-for-miss",
             Self::Purged => "purged",
             Self::Incomplete => "incomplete",
+        }
+    }
+
+    /// Whether the request is the reason: another request for the same URL may fare better, so this
+    /// one says nothing about what others get.
+    #[must_use]
+    pub const fn is_of_request(self) -> bool {
+        match self {
+            Self::Method
+            | Self::Rule
+            | Self::NoIdentity
+            | Self::AmbiguousPath
+            | Self::Precondition
+            | Self::NotPlain
+            | Self::RequestNoStore
+            | Self::Authenticated
+            | Self::Partial => true,
+            Self::Off
+            | Self::NoStore
+            | Self::Private
+            | Self::VaryStar
+            | Self::VaryChanged
+            | Self::Tags
+            | Self::Status
+            | Self::SetCookie
+            | Self::NoFreshness
+            | Self::TooLarge
+            | Self::NoRoom
+            | Self::HitForMiss
+            | Self::Purged
+            | Self::Incomplete => false,
         }
     }
 }
@@ -128,6 +165,46 @@ impl Outcome {
             Self::Collapsed => "collapsed",
             Self::Bypass => "bypass",
             Self::Error => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_of_the_request_is_told_from_one_of_the_response() {
+        let of_request = [
+            Bypass::Method,
+            Bypass::Rule,
+            Bypass::Precondition,
+            Bypass::NotPlain,
+            Bypass::RequestNoStore,
+            Bypass::Authenticated,
+            Bypass::Partial,
+        ];
+        for reason in of_request {
+            assert!(reason.is_of_request(), "{reason}");
+        }
+        let of_others = [
+            Bypass::Off,
+            Bypass::NoStore,
+            Bypass::Private,
+            Bypass::VaryStar,
+            Bypass::VaryChanged,
+            Bypass::Tags,
+            Bypass::Status,
+            Bypass::SetCookie,
+            Bypass::NoFreshness,
+            Bypass::TooLarge,
+            Bypass::NoRoom,
+            Bypass::HitForMiss,
+            Bypass::Purged,
+            Bypass::Incomplete,
+        ];
+        for reason in of_others {
+            assert!(!reason.is_of_request(), "{reason}");
         }
     }
 }

@@ -113,6 +113,24 @@ pub fn decide(stored: &Lifetime, wishes: &Wishes, now: Millis) -> Decision {
     Decision::Revalidate
 }
 
+/// Whether a response that has just come, or was just confirmed, may answer other requests than the
+/// one that brought it, which waited for it.
+///
+/// An unqualified `no-cache` forbids that: each request has to be forwarded for itself
+/// (RFC 9111 §5.2.2.4).
+#[must_use]
+pub fn may_answer_others(arrived: &Lifetime) -> bool {
+    !arrived.flags.has(Flags::NO_CACHE)
+}
+
+/// Whether a request that waited for a response takes it as it came from the origin. Asking again
+/// would bring nothing fresher, so only its age counts (RFC 9111 §5.2.1.1), in whole seconds.
+#[must_use]
+pub fn accepts(arrived: &Lifetime, wishes: &Wishes, now: Millis) -> bool {
+    let age = arrived.age(now) / 1000 * 1000;
+    !wishes.no_cache && wishes.max_age.is_none_or(|limit| age <= limit)
+}
+
 /// How a fetch failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -171,6 +189,22 @@ mod tests {
 
     fn wishes(value: &str) -> Wishes {
         Wishes::of(&[("cache-control", value)][..], &Policy::standard())
+    }
+
+    #[test]
+    fn what_has_just_come_answers_others_unless_it_says_no_cache() {
+        let plain = minute(Flags::default());
+        let no_cache = minute(Flags::default().with(Flags::NO_CACHE, true));
+        assert!(may_answer_others(&plain) && !may_answer_others(&no_cache));
+        assert!(accepts(&plain, &wishes("max-age=0"), AT));
+        assert!(accepts(&plain, &wishes("min-fresh=600"), AT));
+        assert!(!accepts(&plain, &wishes("no-cache"), AT));
+        let aged = Lifetime {
+            initial_age: 30_000,
+            ..plain
+        };
+        assert!(accepts(&aged, &wishes("max-age=30"), AT));
+        assert!(!accepts(&aged, &wishes("max-age=29"), AT));
     }
 
     #[test]

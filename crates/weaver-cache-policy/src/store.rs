@@ -95,8 +95,9 @@ pub fn assess<Q: Headers + ?Sized, A: Headers + ?Sized>(
     if heuristic && !marked && !HEURISTIC.contains(&answered.status) {
         return Err(Bypass::NoFreshness);
     }
-    if heuristic && fresh_for > 0 && headers.has("set-cookie") {
-        // Nobody said that this response may be reused, and it may set up one user's session.
+    if (heuristic || fresh_for == 0) && headers.has("set-cookie") {
+        // Nobody said that this response may be reused, and it may set up one user's session. What
+        // is stale at once is reused after each validation.
         return Err(Bypass::SetCookie);
     }
 

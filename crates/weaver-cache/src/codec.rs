@@ -1,7 +1,7 @@
 //! The binary form of a record in Redis.
 //!
 //! ```text
-//! version u8 · kind u8 · key (u32 + bytes) · then, by kind:
+//! version u8 · code 16 (see [`crate::seal`]) · kind u8 · key (u32 + bytes) · then, by kind:
 //! entry: status u16 · lifetime (6 × u64, flags u8) · position (2 × u64) · fill µs u64
 //!        · variant? · fields (u16 × (u16 + name, u32 + value)) · body (u64 + bytes)
 //! remote: as entry, without a body · id 16 · length u64 · each u64
@@ -12,38 +12,40 @@
 //!
 //! All numbers are little-endian. Reading checks every length against what is there and refuses
 //! whatever does not end exactly where the value ends; nothing read from Redis can panic, and
-//! nothing is allocated by a length that was merely claimed.
+//! nothing is allocated by a length that was merely claimed. Nor is anything read that must not be
+//! served: a status that is not final, a part where the whole is asked for, a field that frames.
 
 use crate::{
     Position,
-    entry::{Entry, Head, Index, MAX_VARIANTS, Parts, Record, Remote},
+    entry::{Entry, Head, Index, MAX_PARTS, MAX_VARIANTS, Parts, Record, Remote},
+    key,
+    seal::Seal,
 };
 use actix_web::http::{
     StatusCode,
-    header::{HeaderName, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
 use std::sync::{Arc, atomic::AtomicU64};
 use weaver_cache_policy::{
-    Flags, Lifetime, Millis,
+    Flags, Lifetime, Millis, validation,
     vary::{Names, Variant},
 };
 
-pub(crate) const VERSION: u8 = 2;
 const KIND_ENTRY: u8 = 1;
 const KIND_INDEX: u8 = 2;
-const KIND_REMOTE: u8 = 4;
+pub(crate) const KIND_REMOTE: u8 = 4;
 /// A part of a body; see [`crate::redis`].
 pub(crate) const KIND_PART: u8 = 5;
 /// A compressed record; see [`crate::compress`].
 pub(crate) const KIND_PACKED: u8 = 3;
 
-pub(crate) fn encode(record: &Record) -> Bytes {
-    let mut out = Vec::with_capacity(match record {
+/// Writes a record, to be sealed.
+pub(crate) fn encode(record: &Record) -> Vec<u8> {
+    let mut out = Seal::room(match record {
         Record::Entry(entry) => entry.bytes(),
         Record::Remote(..) | Record::Index(..) => record.bytes(),
     });
-    out.push(VERSION);
     match record {
         Record::Entry(entry) => {
             out.push(KIND_ENTRY);
@@ -69,7 +71,7 @@ pub(crate) fn encode(record: &Record) -> Bytes {
             }
         }
     }
-    out.into()
+    out
 }
 
 fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
@@ -135,14 +137,11 @@ fn put32(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Reads a record, if it is one of the `wanted` key.
+/// Reads what stands behind the seal, if it is a record of the `wanted` key.
 ///
 /// The body is copied out of the connection's buffer, which it would otherwise keep alive.
 pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
     let mut input = Input(bytes);
-    if input.byte()? != VERSION {
-        return None;
-    }
     let kind = input.byte()?;
     if input.bytes32()? != wanted {
         return None;
@@ -157,7 +156,8 @@ pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
                 length: input.u64()?,
                 each: input.u64()?,
             };
-            if !entry.body.is_empty() || parts.length == 0 || parts.each == 0 {
+            let is_divided = parts.length > 0 && parts.each > 0 && parts.count() <= MAX_PARTS;
+            if !entry.body.is_empty() || !is_divided {
                 return None;
             }
             Record::Remote(Arc::new(Remote { entry, parts }))
@@ -180,6 +180,9 @@ pub(crate) fn decode(bytes: &[u8], wanted: &[u8]) -> Option<Record> {
 
 fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
     let status = StatusCode::from_u16(input.u16()?).ok()?;
+    if !is_servable(status, &key) {
+        return None;
+    }
     let lifetime = Lifetime {
         received_at: Millis(input.u64()?),
         initial_age: input.u64()?,
@@ -204,6 +207,9 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
     for _ in 0..count {
         let length = usize::from(input.u16()?);
         let name = HeaderName::from_bytes(input.take(length)?).ok()?;
+        if is_framing(&name) {
+            return None;
+        }
         let value = HeaderValue::from_bytes(input.bytes32()?).ok()?;
         fields.push((name, value));
     }
@@ -223,6 +229,21 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
         fill_micros,
         checked: AtomicU64::new(0),
     })
+}
+
+/// Whether a stored response of that key may have this status: a final one, of its own, and a part
+/// only where parts are.
+fn is_servable(status: StatusCode, key: &[u8]) -> bool {
+    match status.as_u16() {
+        206 => key::is_of_part(key),
+        304 => false,
+        status => (200..600).contains(&status),
+    }
+}
+
+/// Whether a field frames the message or belongs to its connection. None is ever stored.
+fn is_framing(name: &HeaderName) -> bool {
+    *name == header::CONTENT_LENGTH || validation::HOP_BY_HOP.contains(&name.as_str())
 }
 
 fn decode_variant(input: &mut Input<'_>) -> Option<Variant> {
@@ -291,134 +312,4 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn entry(key: &[u8], body: Vec<u8>, value: Vec<u8>, variant: bool) -> Entry {
-        Entry {
-            key: key.into(),
-            head: Arc::new(Head {
-                status: StatusCode::OK,
-                fields: vec![
-                    (
-                        HeaderName::from_static("a"),
-                        HeaderValue::from_bytes(&value).unwrap(),
-                    ),
-                    (
-                        HeaderName::from_static("a"),
-                        HeaderValue::from_static("again"),
-                    ),
-                ],
-                lifetime: Lifetime {
-                    fresh_for: 7,
-                    flags: Flags(3),
-                    ..Lifetime::default()
-                },
-                position: Position {
-                    time: 1,
-                    sequence: 2,
-                },
-                variant: variant.then(|| Variant {
-                    names: ["x".to_owned()].into_iter().collect(),
-                    digest: [1; 32],
-                    beside_language: [2; 32],
-                    language: Some("de".to_owned()),
-                }),
-            }),
-            body: body.into(),
-            fill_micros: 25_000,
-            checked: AtomicU64::new(9),
-        }
-    }
-
-    fn assert_same(one: &Entry, other: &Entry) {
-        assert_eq!(one.key, other.key);
-        assert_eq!(one.head.status, other.head.status);
-        assert_eq!(one.head.fields, other.head.fields);
-        assert_eq!(one.head.lifetime, other.head.lifetime);
-        assert_eq!(one.head.position, other.head.position);
-        assert_eq!(one.head.variant, other.head.variant);
-        assert_eq!(one.body, other.body);
-        assert_eq!(one.fill_micros, other.fill_micros);
-    }
-
-    #[test]
-    fn an_entry_of_another_key_is_not_read() {
-        let bytes = encode(&Record::Entry(Arc::new(entry(
-            b"mine",
-            vec![1],
-            vec![b'v'],
-            false,
-        ))));
-        assert!(decode(&bytes, b"mine").is_some());
-        assert!(decode(&bytes, b"yours").is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_reads_back(
-            key in proptest::collection::vec(any::<u8>(), 0..50),
-            body in proptest::collection::vec(any::<u8>(), 0..300),
-            value in proptest::collection::vec(0x21_u8..0x7f, 0..50),
-            variant in any::<bool>(),
-        ) {
-            let stored = entry(&key, body, value, variant);
-            let bytes = encode(&Record::Entry(Arc::new(entry(&key, stored.body.to_vec(), stored.head.fields[0].1.as_bytes().to_vec(), variant))));
-            match decode(&bytes, &key) {
-                Some(Record::Entry(read)) => assert_same(&stored, &read),
-                other => prop_assert!(false, "{other:?}"),
-            }
-        }
-
-        /// A value that was cut, lengthened or changed is refused or read as something whole, and
-        /// never panics.
-        #[test]
-        fn damage_never_panics_and_a_cut_is_always_seen(at in 0_usize..400, with in any::<u8>(), cut in 0_usize..400) {
-            let bytes = encode(&Record::Entry(Arc::new(entry(b"key", vec![7; 100], vec![b'v'; 20], true))));
-            let mut damaged = bytes.to_vec();
-            if let Some(byte) = damaged.get_mut(at) {
-                *byte = with;
-            }
-            let _ = decode(&damaged, b"key");
-            if cut < bytes.len() {
-                prop_assert!(decode(&bytes[..cut], b"key").is_none());
-            }
-        }
-
-        #[test]
-        fn what_is_in_parts_reads_back(id in any::<[u8; 16]>(), length in 1_u64.., each in 1_u64..) {
-            let parts = Parts { id, length, each };
-            let entry = Arc::new(entry(b"key", vec![], vec![b'v'], true));
-            let bytes = encode(&Record::Remote(Arc::new(Remote { entry: Arc::clone(&entry), parts })));
-            match decode(&bytes, b"key") {
-                Some(Record::Remote(read)) => {
-                    assert_same(&entry, &read.entry);
-                    prop_assert_eq!(read.parts, parts);
-                }
-                other => prop_assert!(false, "{other:?}"),
-            }
-            for cut in 0..bytes.len() {
-                prop_assert!(decode(&bytes[..cut], b"key").is_none());
-            }
-        }
-
-        #[test]
-        fn parts_make_up_the_whole(length in 1_u64..100_000, each in 1_u64..5000) {
-            let parts = Parts { id: [0; 16], length, each };
-            let mut end = 0;
-            for at in 0..parts.count() {
-                let range = parts.range(at);
-                prop_assert_eq!(range.start, end);
-                prop_assert!(!range.is_empty() && range.len() as u64 <= each);
-                end = range.end;
-            }
-            prop_assert_eq!(end as u64, length);
-        }
-
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes, b"");
-        }
-    }
-}
+mod tests;

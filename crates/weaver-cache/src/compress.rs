@@ -1,13 +1,16 @@
 //! Large values in Redis, compressed with zstd (RFC 8878).
 //!
 //! ```text
-//! version u8 · kind u8 (packed) · the compressed record, whole
+//! version u8 · code 16 (see [`crate::seal`]) · kind u8 (packed) · what was behind the code, compressed
 //! ```
 //!
 //! What does not become a tenth smaller is left as it is. Reading never makes more of a value than
 //! the largest record may be, whatever the value claims.
 
-use crate::codec::{KIND_PACKED, VERSION};
+use crate::{
+    codec::KIND_PACKED,
+    seal::{HEADER, Seal},
+};
 use bytes::Bytes;
 use std::io::Read as _;
 use tokio::task::spawn_blocking;
@@ -17,39 +20,44 @@ const LEVEL: i32 = 1;
 /// Below this, work is done on the spot rather than on a thread for it.
 const AT_ONCE: usize = 64 << 10;
 
-/// Compresses a value of at least `least` bytes; 0 is none.
-pub(crate) async fn pack(value: Bytes, least: u64) -> Bytes {
-    if least == 0 || (value.len() as u64) < least {
-        return value;
+/// Compresses a record, not sealed yet, of at least `least` bytes; 0 is none.
+pub(crate) async fn pack(record: Vec<u8>, least: u64) -> Vec<u8> {
+    if least == 0 || (record.len() as u64) < least {
+        return record;
     }
-    if value.len() <= AT_ONCE {
-        return packed(&value).unwrap_or(value);
+    if record.len() <= AT_ONCE {
+        return packed(record);
     }
-    let whole = value.clone();
-    let packed = spawn_blocking(move || packed(&whole)).await;
-    packed.ok().flatten().unwrap_or(value)
+    // The thread ends with what it was given, unless the runtime ends first.
+    spawn_blocking(move || packed(record))
+        .await
+        .unwrap_or_default()
 }
 
-fn packed(value: &[u8]) -> Option<Bytes> {
-    let compressed = zstd::bulk::compress(value, LEVEL).ok()?;
-    if compressed.len() + 2 > value.len() / 10 * 9 {
-        return None;
+fn packed(record: Vec<u8>) -> Vec<u8> {
+    let Some(rest) = record.get(HEADER..) else {
+        return record;
+    };
+    match zstd::bulk::compress(rest, LEVEL) {
+        Ok(compressed) if compressed.len() < rest.len() / 10 * 9 => {
+            let mut out = Seal::room(compressed.len() + 1);
+            out.push(KIND_PACKED);
+            out.extend_from_slice(&compressed);
+            out
+        }
+        _ => record,
     }
-    let mut out = Vec::with_capacity(compressed.len() + 2);
-    out.extend_from_slice(&[VERSION, KIND_PACKED]);
-    out.extend_from_slice(&compressed);
-    Some(out.into())
 }
 
-/// The value as it was before [`pack`]; `None` if it cannot be had, or is longer than `most`.
-pub(crate) async fn unpack(value: Bytes, most: u64) -> Option<Bytes> {
-    if !value.starts_with(&[VERSION, KIND_PACKED]) {
-        return Some(value);
+/// What was behind the code before [`pack`]; `None` if it cannot be had, or is longer than `most`.
+pub(crate) async fn unpack(rest: Bytes, most: u64) -> Option<Bytes> {
+    if !rest.starts_with(&[KIND_PACKED]) {
+        return Some(rest);
     }
-    if value.len() <= AT_ONCE / 8 {
-        return unpacked(&value[2..], most);
+    if rest.len() <= AT_ONCE / 8 {
+        return unpacked(&rest[1..], most);
     }
-    spawn_blocking(move || unpacked(&value[2..], most))
+    spawn_blocking(move || unpacked(&rest[1..], most))
         .await
         .ok()?
 }
@@ -69,21 +77,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn behind(record: Vec<u8>) -> Bytes {
+        Bytes::from(record).slice(HEADER..)
+    }
+
     #[tokio::test]
     async fn what_is_packed_comes_out_whole() {
         for size in [10, 5_000, 300_000] {
-            let value = Bytes::from("abcdefgh".repeat(size / 8));
-            let packed = pack(value.clone(), 1000).await;
-            assert_eq!(packed.len() < value.len(), size > 1000);
-            assert_eq!(unpack(packed, 1 << 20).await, Some(value));
+            let mut record = Seal::room(size);
+            record.extend_from_slice("abcdefgh".repeat(size / 8).as_bytes());
+            let packed = pack(record.clone(), 1000).await;
+            assert_eq!(packed.len() < record.len(), size > 1000);
+            let (packed, whole) = (behind(packed), behind(record));
+            assert_eq!(unpack(packed, 1 << 20).await, Some(whole));
         }
-        let off = Bytes::from(vec![b'a'; 5000]);
+        let off = vec![b'a'; 5000];
         assert_eq!(pack(off.clone(), 0).await, off);
     }
 
     #[tokio::test]
     async fn what_is_too_long_or_broken_is_nothing() {
-        let bomb = pack(Bytes::from(vec![0; 10 << 20]), 1).await;
+        let bomb = behind(pack(vec![0; 10 << 20], 1).await);
         assert!(bomb.len() < 10_000);
         assert_eq!(unpack(bomb.clone(), 1 << 20).await, None);
         assert_eq!(unpack(bomb.slice(..bomb.len() / 2), 20 << 20).await, None);

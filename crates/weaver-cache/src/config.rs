@@ -65,7 +65,8 @@ pub struct CacheConfig {
     /// [`Rule::early_refresh`].
     pub early_refresh: f32,
     /// The key of the hash under which users and selecting headers are known in Redis. All nodes
-    /// that are to share per-user entries need the same; `None` makes one up.
+    /// that are to share per-user entries need the same; `None` makes one up. What lies in Redis is
+    /// authenticated with a key derived from it; with `None` it has a checksum.
     pub identity_secret: Option<[u8; 32]>,
     /// Request fields, in lower case, that the application writes behind the cache; see
     /// [`Policy::generated_fields`].

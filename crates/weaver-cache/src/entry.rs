@@ -73,6 +73,9 @@ pub(crate) struct Parts {
     pub(crate) each: u64,
 }
 
+/// More parts than any node writes: of the largest object, in the smallest parts.
+pub(crate) const MAX_PARTS: u64 = 1 << 18;
+
 impl Parts {
     pub(crate) fn count(&self) -> u64 {
         self.length.div_ceil(self.each)

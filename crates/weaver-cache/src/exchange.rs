@@ -9,7 +9,7 @@ mod traits;
 use crate::{
     Principal, Rule,
     entry::MapFields,
-    flight::{Joined, Lead},
+    flight::Lead,
     key::{self, RequestUrl},
     respond::CacheBody,
     shared::{Found, Shared, lifetime},
@@ -23,6 +23,7 @@ use actix_web::{
 };
 use answer::Follow;
 use futures_util::future::LocalBoxFuture;
+use lead::Place;
 use std::{rc::Rc, sync::Arc, time::Instant};
 use traits::{Past, Traits, past};
 use weaver_cache_policy::{
@@ -31,6 +32,12 @@ use weaver_cache_policy::{
     status::{Forward, Member},
 };
 use weaver_metrics::Tier;
+
+/// How many times `collapse_timeout` a request waits at most: each time one of those who wait takes
+/// over, and the others wait for that one.
+pub(crate) const ROUNDS: u32 = 3;
+/// Flights that a request joins before it fetches for itself.
+const MAX_JOINS: u32 = 8;
 
 pub(crate) type Response<B> = ServiceResponse<EitherBody<B, CacheBody>>;
 
@@ -262,19 +269,33 @@ impl<S> Exchange<S> {
                 entry: None,
                 ..found
             };
-            return self.lead(req, Lead::solo(), found).await;
+            return self.lead(req, Lead::solo(), found, false).await;
         }
-        let insists = found.entry.is_some() && self.wishes.no_cache;
-        if !self.rule.collapse || self.shared.is_marked(&self.exact).await {
-            return self.lead(req, Lead::solo(), found).await;
+        self.fetch(req, found, now).await
+    }
+
+    /// Gets what has to be fetched: from another's fetch, or by one that others may join.
+    async fn fetch<B>(
+        self,
+        req: ServiceRequest,
+        mut found: Found,
+        now: Millis,
+    ) -> Result<Response<B>, Error>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+        B: MessageBody + 'static,
+    {
+        let requester = self.requester();
+        if !self.rule.collapse || self.shared.is_marked(&self.exact, requester).await {
+            return self.lead(req, Lead::solo(), found, false).await;
         }
         let flight_key = self
             .shared
             .flight_key(&self.exact, found.index.as_ref(), req.headers());
-        for _ in 0..3 {
-            let position = self.shared.log.head();
-            match self.shared.flights.join(&flight_key, position) {
-                Joined::Leads(lead) => {
+        let mut rounds = 0;
+        for _ in 0..MAX_JOINS {
+            match self.join(&flight_key) {
+                Place::Leads(lead) => {
                     // A flight may have ended between our look and our joining.
                     let again = self
                         .shared
@@ -288,19 +309,27 @@ impl<S> Exchange<S> {
                     if again.entry.is_some() {
                         found = again;
                     }
-                    return self.lead(req, lead, found).await;
+                    return self.lead(req, lead, found, rounds > 0).await;
                 }
                 // A fetch that began before this request does not satisfy its no-cache.
-                Joined::Follows(_) if insists => break,
-                Joined::Follows(flight) => match self.follow(&flight, &req).await {
+                Place::Follows(..) if self.wishes.no_cache => break,
+                Place::Follows(flight, key) => match self.follow(&flight, &req, now).await {
                     Follow::Answer(response) => return Ok(self.own(req, response)),
                     Follow::Again => {}
-                    Follow::Outdated => self.shared.flights.retire(&flight_key, &flight),
+                    Follow::Outdated => self.shared.flights.retire(&key, &flight),
+                    Follow::TimedOut => {
+                        self.shared.flights.retire(&key, &flight);
+                        rounds += 1;
+                        if rounds == ROUNDS {
+                            break;
+                        }
+                    }
                     Follow::Alone => break,
                 },
+                Place::Alone => break,
             }
         }
-        self.lead(req, Lead::solo(), found).await
+        self.lead(req, Lead::solo(), found, false).await
     }
 
     fn decide(&self, found: &Found, now: Millis) -> Decision {

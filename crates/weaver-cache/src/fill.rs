@@ -15,7 +15,7 @@ mod rest;
 use crate::{
     Detached, OriginUnreachable, Replaceable, Rule,
     entry::{Entry, Head, Index, StoredFields},
-    flight::{Landing, Lead, Reader},
+    flight::{Grounds, Landing, Lead, Reader, Requester},
     key::KeyBytes,
     lease::Lease,
     shared::Shared,
@@ -69,9 +69,12 @@ pub(crate) struct Fill {
     pub(crate) key: KeyBytes,
     pub(crate) partitioned: bool,
     pub(crate) authenticated: bool,
+    pub(crate) requester: Requester,
     pub(crate) wishes: Wishes,
     pub(crate) forward: Forward,
     pub(crate) lead: Lead,
+    /// Whether it takes the place of a fetch that takes too long, in this node or another.
+    pub(crate) takes_over: bool,
     /// What says to the other nodes that this one fetches.
     pub(crate) lease: Option<Lease>,
     /// What is stored, and has to be validated.
@@ -127,19 +130,14 @@ impl Fill {
         match self.look_into_redis(&req).await {
             Some((Held::Here(entry), Decision::StaleWhileRevalidate)) => {
                 let client = stand_in(&req);
-                self.answer(
-                    client,
-                    &entry,
-                    Outcome::Stale,
-                    Member::default(),
-                    &mut reply,
-                );
+                let how = (Outcome::Stale, Grounds::Stored);
+                self.answer(client, &entry, how, Member::default(), &mut reply);
                 self.stored = Some(entry);
             }
             Some((Held::Here(entry), decision)) => {
                 let client = req.into_parts().0;
-                let outcome = outcome_of(decision);
-                return self.answer(client, &entry, outcome, Member::default(), &mut reply);
+                let how = (outcome_of(decision), Grounds::Stored);
+                return self.answer(client, &entry, how, Member::default(), &mut reply);
             }
             Some((Held::InParts(remote), decision)) => {
                 let outcome = outcome_of(decision);
@@ -160,7 +158,8 @@ impl Fill {
                     collapsed: true,
                     ..Member::default()
                 };
-                return self.answer(client, &entry, Outcome::Collapsed, member, &mut reply);
+                let how = (Outcome::Collapsed, Grounds::Fetched);
+                return self.answer(client, &entry, how, member, &mut reply);
             }
         }
         if reply.is_none() {
@@ -224,11 +223,11 @@ impl Fill {
         &self,
         client: HttpRequest,
         entry: &Arc<Entry>,
-        outcome: Outcome,
+        (outcome, grounds): (Outcome, Grounds),
         member: Member,
         reply: &mut Sender<B>,
     ) {
-        let landing = Landing::Entry(Arc::clone(entry), Tier::Redis, outcome);
+        let landing = Landing::Entry(Arc::clone(entry), Tier::Redis, outcome, grounds);
         self.lead.flight.land(landing);
         let answer = Reply::Entry(client, Arc::clone(entry), Tier::Redis, outcome, member);
         send(reply, answer);
@@ -266,6 +265,7 @@ impl Fill {
                     Arc::clone(&stored),
                     Tier::Memory,
                     Outcome::Stale,
+                    Grounds::Failed(failure),
                 ));
                 let member = Member {
                     forward: Some(self.forward),
@@ -289,11 +289,27 @@ impl Fill {
         }
     }
 
-    /// Remembers, in all nodes, that there is nothing to wait for under this key.
+    /// Remembers, in all nodes, that requesters like this one have nothing to wait for under this
+    /// key.
     pub(crate) async fn mark(&mut self) {
-        self.shared.mark(&self.exact).await;
+        self.shared.mark(&self.exact, self.requester).await;
         if let Some(lease) = self.lease.take() {
             lease.pass(self.shared.config.hit_for_miss);
+        }
+    }
+
+    /// [`Self::mark`], as far as the reason says something about other requests.
+    async fn mark_for(&mut self, reason: Bypass) {
+        if self.ranged {
+            return;
+        }
+        match reason {
+            // Of this node alone, and of this moment.
+            Bypass::NoRoom => self.shared.mark(&self.exact, self.requester).await,
+            // Which requests with credentials share.
+            Bypass::Authenticated => self.mark().await,
+            reason if reason.is_of_request() => {}
+            _ => self.mark().await,
         }
     }
 
@@ -314,9 +330,7 @@ impl Fill {
                 .flight
                 .land(Landing::Failed(res.status().as_u16()));
         } else {
-            if reason != Bypass::RequestNoStore && !self.ranged {
-                self.mark().await;
-            }
+            self.mark_for(reason).await;
             self.lead.flight.land(Landing::Alone);
         }
         let member = Member {

@@ -7,6 +7,7 @@
 use crate::{
     Position,
     entry::{Entry, Head},
+    key::KeyBytes,
 };
 use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
@@ -21,10 +22,44 @@ use std::{
     task::{Context, Poll},
 };
 use tokio::sync::watch;
-use weaver_cache_policy::Outcome;
+use weaver_cache_policy::{Outcome, reuse::Failure};
 use weaver_metrics::Tier;
 pub(crate) use weaver_relay::Broken;
 use weaver_relay::Relay;
+
+/// Who asks, as far as others may have to get something else: with credentials that are not in the
+/// key (Authorization, a principal, cookies) an origin often answers for one user alone.
+///
+/// Requests without credentials do not wait for one with them, and what such a request finds out
+/// says nothing about the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requester {
+    Anonymous,
+    Credentialed,
+}
+
+impl Requester {
+    /// A key of which each kind of requester has its own.
+    pub(crate) fn own(self, key: &[u8]) -> KeyBytes {
+        let mut own = KeyBytes::from_slice(key);
+        if self == Self::Credentialed {
+            // No key goes on with this byte.
+            own.push(b'a');
+        }
+        own
+    }
+}
+
+/// By what right a response answers its leader, which a follower has to have too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grounds {
+    /// The origin was asked: it sent or confirmed the response.
+    Fetched,
+    /// It was stored, and the leader's directives allow it.
+    Stored,
+    /// It replaces an error, as the leader's directives allow.
+    Failed(Failure),
+}
 
 /// What the fetch came to, as far as followers can use it.
 #[derive(Clone)]
@@ -32,7 +67,7 @@ pub(crate) enum Landing {
     /// The origin has not answered yet.
     Airborne,
     /// A stored response answers: it was in Redis, the origin confirmed it, or it replaces an error.
-    Entry(Arc<Entry>, Tier, Outcome),
+    Entry(Arc<Entry>, Tier, Outcome, Grounds),
     /// A response comes in, which will be in this node's memory.
     /// It is from the origin, or it is a stored one that comes from Redis, with what that counts as.
     Streaming(Arc<Head>, Option<u64>, Option<Outcome>),
@@ -155,6 +190,11 @@ impl Flights {
     fn shard(&self, key: &[u8]) -> &Shard {
         let at = self.hasher.hash_one(key) as usize % self.shards.len();
         &self.shards[at]
+    }
+
+    /// The flight under way for a key.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<Arc<Flight>> {
+        self.shard(key).lock().get(key).map(Arc::clone)
     }
 
     /// `position` is where the purge journal stands.

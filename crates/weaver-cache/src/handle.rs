@@ -1,4 +1,4 @@
-use crate::{HotUrl, Node, Position, Purge, redis::RedisTier, shared::Shared};
+use crate::{HotUrl, Node, Position, Purge, TooLong, redis::RedisTier, shared::Shared};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use weaver_cache_policy::url::UrlError;
@@ -47,6 +47,9 @@ pub enum PurgeError {
     /// What is to be purged is no URL, and nothing was purged.
     #[error("not a URL: {0}")]
     NotAUrl(#[from] UrlError),
+    /// It names what is too long to be purged, and nothing was.
+    #[error(transparent)]
+    Invalid(#[from] TooLong),
 }
 
 impl CacheHandle {
@@ -61,11 +64,13 @@ impl CacheHandle {
     ///
     /// # Errors
     ///
-    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached;
-    /// [`PurgeError::NotAUrl`].
+    /// [`PurgeError::LocalOnly`] if Redis is configured and could not be reached,
+    /// [`PurgeError::NotAUrl`], or [`PurgeError::Invalid`] if a name is too long ([`Purge::check`]).
     pub async fn purge(&self, purge: Purge, soft: bool) -> Result<Position, PurgeError> {
+        let purge = purge.normal()?;
+        purge.check()?;
         self.shared
-            .purge(purge.normal()?, soft, false)
+            .purge(purge, soft, false)
             .await
             .map_err(PurgeError::LocalOnly)
     }
@@ -81,8 +86,10 @@ impl CacheHandle {
         purge: Purge,
         soft: bool,
     ) -> Result<Position, PurgeError> {
+        let purge = purge.normal()?;
+        purge.check()?;
         self.shared
-            .purge(purge.normal()?, soft, true)
+            .purge(purge, soft, true)
             .await
             .map_err(PurgeError::LocalOnly)
     }

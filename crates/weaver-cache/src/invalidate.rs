@@ -16,9 +16,9 @@ pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
     targets.extend(named(res, &url, &header::LOCATION));
     targets.extend(named(res, &url, &header::CONTENT_LOCATION));
     targets.dedup();
-    let purge = |target| Purge::Url {
-        host: Some(url.authority.to_string()),
-        target,
+    let purge = |target| {
+        let host = Some(url.authority.to_string());
+        Purge::Url { host, target }.bounded()
     };
     targets.into_iter().map(purge).collect()
 }

@@ -13,12 +13,14 @@
 //!   has lost; they are written again.
 //! - [`owed`]: purges that the journal did not take yet.
 //! - [`item`]: an item as the stream has it.
+//! - [`limit`]: how long what a purge names may be.
 //! - [`roster`]: which nodes there are, and how far each is.
 
 mod append;
 mod follow;
 mod item;
 mod known;
+mod limit;
 pub(crate) mod log;
 mod names;
 mod owed;
@@ -28,6 +30,8 @@ pub(crate) mod stream;
 use std::fmt;
 use weaver_cache_policy::url::{self, Url, UrlError};
 
+pub use limit::TooLong;
+pub(crate) use limit::are_tags_purgeable;
 pub(crate) use log::{PurgeLog, Verdict};
 
 /// A place in the journal: the id of an entry of the Redis stream, `time-sequence`.

@@ -258,6 +258,22 @@ pub(crate) fn parse(key: &[u8]) -> Option<Parsed<'_>> {
     })
 }
 
+/// Whether a key is of parts of a response; see [`crate::partial`].
+pub(crate) fn is_of_part(key: &[u8]) -> bool {
+    let Some(parsed) = parse(key) else {
+        return false;
+    };
+    let mut rest = &key[parsed.section.end..];
+    while let Some((tag, after)) = rest.split_first() {
+        rest = match tag {
+            b'-' => after,
+            b'c' | b'h' if after.len() >= 32 => &after[32..],
+            tag => return *tag == b'r',
+        };
+    }
+    false
+}
+
 /// The URL of a key, unless the key names a user or is of one variant.
 pub(crate) fn public_url(key: &[u8]) -> Option<String> {
     let parsed = parse(key)?;

@@ -13,7 +13,7 @@
 //! A holder that dies costs the others the rest of the lease. Without Redis there are no leases, and
 //! each node fetches for itself.
 
-use crate::{Position, clock::signed_millis, identity::random_hex, key};
+use crate::{Position, clock::signed_millis, flight::Requester, identity::random_hex, key};
 use bytes::Bytes;
 use fred::{
     interfaces::KeysInterface,
@@ -56,6 +56,15 @@ pub(crate) struct Leases {
     store: Script,
     renew: Script,
     replace: Script,
+}
+
+/// What a lease is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Leased<'a> {
+    /// The key of what is fetched.
+    pub(crate) key: &'a [u8],
+    /// For whom: each kind of requester has a lease of its own.
+    pub(crate) requester: Requester,
 }
 
 /// What stands under a lease's key.
@@ -114,10 +123,10 @@ impl Leases {
     /// share. `position` is where the purge journal stands.
     pub(crate) async fn ask(
         &self,
-        key: &[u8],
+        of: Leased<'_>,
         position: Position,
     ) -> Result<Option<Lease>, PoolError> {
-        let (_, name) = self.names(key);
+        let (_, name) = self.names(of);
         let Holder(token) = Holder::new(position);
         let life = signed_millis(self.life);
         let won: Option<String> = self
@@ -135,17 +144,17 @@ impl Leases {
                 }
             })
             .await?;
-        Ok(won.map(|_| self.won(key, token)))
+        Ok(won.map(|_| self.won(of, token)))
     }
 
     /// Takes a lease over; `None` if it is no longer that holder's.
     pub(crate) async fn take(
         &self,
-        key: &[u8],
+        of: Leased<'_>,
         from: Holder,
         position: Position,
     ) -> Result<Option<Lease>, PoolError> {
-        let (_, name) = self.names(key);
+        let (_, name) = self.names(of);
         let Holder(token) = Holder::new(position);
         let life = signed_millis(self.life);
         let arguments: Vec<Value> = vec![from.0.into(), token.clone().into(), life.into()];
@@ -153,11 +162,11 @@ impl Leases {
             .pool
             .run_script::<i64, _, _>(&self.replace, vec![name], arguments)
             .await?;
-        Ok((taken == 1).then(|| self.won(key, token)))
+        Ok((taken == 1).then(|| self.won(of, token)))
     }
 
-    fn won(&self, key: &[u8], token: String) -> Lease {
-        let (entry, name) = self.names(key);
+    fn won(&self, of: Leased<'_>, token: String) -> Lease {
+        let (entry, name) = self.names(of);
         let renewal = tokio::spawn(self.clone().keep(name.clone(), token.clone()));
         Lease {
             leases: self.clone(),
@@ -170,8 +179,8 @@ impl Leases {
     }
 
     /// How a key's lease stands.
-    pub(crate) async fn state(&self, key: &[u8]) -> Result<State, PoolError> {
-        let (_, name) = self.names(key);
+    pub(crate) async fn state(&self, of: Leased<'_>) -> Result<State, PoolError> {
+        let (_, name) = self.names(of);
         let asked = name.clone();
         let value: Option<String> = self
             .pool
@@ -188,9 +197,13 @@ impl Leases {
     }
 
     /// The names of an entry and of its lease, which are in one slot.
-    fn names(&self, key: &[u8]) -> (String, String) {
-        let entry = key::redis_name(&self.prefix, key);
-        let name = format!("{}lease:{{{entry}}}", self.prefix);
+    fn names(&self, of: Leased<'_>) -> (String, String) {
+        let entry = key::redis_name(&self.prefix, of.key);
+        let own = match of.requester {
+            Requester::Anonymous => "",
+            Requester::Credentialed => ":credentialed",
+        };
+        let name = format!("{}lease:{{{entry}}}{own}", self.prefix);
         (entry, name)
     }
 

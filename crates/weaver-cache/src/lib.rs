@@ -50,6 +50,11 @@
 //!   Connection lists, paths with dot segments.
 //! - Keys are injective and entries carry theirs in full; an entry read from Redis that carries
 //!   another is no entry.
+//! - What lies in Redis carries a code keyed by `identity_secret`: who can write there and does not know
+//!   the secret can delete and bring back, but neither change nor move. Without a secret it is a
+//!   checksum.
+//! - Requests that wait for another's fetch get what its response, once its head has come, allows them,
+//!   and fetch for themselves otherwise.
 //! - The application must authenticate before this middleware, or a hit answers whoever asks.
 //!
 //! # Limits
@@ -80,6 +85,7 @@ mod partial;
 mod redis;
 mod respond;
 mod rule;
+mod seal;
 mod search;
 mod shared;
 
@@ -88,7 +94,7 @@ pub use handle::{CacheHandle, CacheStore, PurgeError};
 pub use hot::HotUrl;
 pub use identity::{IdentitySource, Principal};
 pub use inspect::{Standing, Stored};
-pub use journal::{Position, Purge, roster::Node};
+pub use journal::{Position, Purge, TooLong, roster::Node};
 pub use middleware::{CacheFuture, ResponseCache, ResponseCacheService};
 pub use respond::CacheBody;
 pub use rule::{Pattern, QueryRule, Rule, Tiers};

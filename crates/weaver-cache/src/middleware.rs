@@ -8,6 +8,7 @@ use crate::{
     memory::Memory,
     redis::RedisTier,
     respond::CacheBody,
+    seal::Seal,
     shared::{Rules, Shared},
 };
 use actix_http::body::{EitherBody, MessageBody};
@@ -69,7 +70,8 @@ impl ResponseCache {
         let memory = (config.memory > 0).then(|| Memory::new(config.memory));
         let hot_share = store.pool.clone().map(|pool| {
             let own = format!("{}.{}", config.node, random_hex::<4>());
-            Arc::new(Share::new(pool, &config.cache_prefix, own))
+            let seal = Seal::new(config.identity_secret.as_ref());
+            Arc::new(Share::new(pool, &config.cache_prefix, own, seal))
         });
         let redis = store.pool.map(|pool| {
             let emptied = memory.clone();

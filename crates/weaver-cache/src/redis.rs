@@ -2,6 +2,7 @@
 
 mod index;
 mod parts;
+mod refused;
 
 use crate::{
     CacheConfig, codec, compress,
@@ -9,9 +10,11 @@ use crate::{
     journal::{PurgeLog, stream::Follower},
     key,
     lease::{Lease, Leases},
+    seal::{Rejected, Seal},
 };
 use bytes::Bytes;
 use fred::{interfaces::KeysInterface, types::Expiration};
+use refused::Refused;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use weaver_cache_policy::Millis;
@@ -38,6 +41,8 @@ struct Inner {
     replace: Script,
     follower: Follower,
     metrics: CacheMetrics,
+    seal: Seal,
+    refused: Refused,
 }
 
 /// Bytes of a record beside its body: key, fields, variants.
@@ -68,6 +73,8 @@ impl RedisTier {
                 prefix,
                 deadline,
                 metrics,
+                seal: Seal::new(config.identity_secret.as_ref()),
+                refused: Refused::default(),
             }),
         }
     }
@@ -90,11 +97,14 @@ impl RedisTier {
         let name = key::redis_name(&inner.prefix, wanted);
         match self.value(&name, inner.deadline).await {
             Ok(Some(bytes)) => {
-                let whole = compress::unpack(bytes, inner.most).await;
-                let record = whole.and_then(|bytes| codec::decode(&bytes, wanted));
+                let record = match self.opened(&name, bytes, inner.most).await {
+                    Ok(whole) => whole.and_then(|whole| codec::decode(&whole, wanted)),
+                    // A node of another version, perhaps in the midst of an update, wrote it.
+                    Err(Rejected::Version) => return None,
+                    Err(Rejected::Code) => None,
+                };
                 if record.is_none() {
-                    tracing::warn!(key = name, "a value in redis cannot be read and is ignored");
-                    inner.metrics.error();
+                    self.refuse(name).await;
                 }
                 record
             }
@@ -104,6 +114,45 @@ impl RedisTier {
                 None
             }
         }
+    }
+
+    /// What a record has behind its seal, whole again; nothing if it cannot be made whole.
+    async fn opened(
+        &self,
+        name: &str,
+        record: Bytes,
+        most: u64,
+    ) -> Result<Option<Bytes>, Rejected> {
+        let rest = self.inner.seal.open(name, &record)?;
+        Ok(compress::unpack(rest, most).await)
+    }
+
+    /// A record was found that no node of this cache wrote like that: it is counted, told of now and
+    /// then, and removed.
+    async fn refuse(&self, name: String) {
+        let inner = &*self.inner;
+        inner.metrics.error();
+        if let Some(count) = inner.refused.tell() {
+            tracing::error!(
+                key = name,
+                count,
+                "records in redis are refused and removed: they were changed or damaged, or written \
+                 by a node with another identity_secret"
+            );
+        }
+        // Best effort: what stays is refused again.
+        let _ = self.unlink(name, inner.deadline).await;
+    }
+
+    async fn unlink(&self, name: String, within: Duration) -> Result<(), PoolError> {
+        let unlinking = self.inner.pool.command("UNLINK").key(name.as_bytes());
+        unlinking
+            .within(within)
+            .run(|client| {
+                let name = name.clone();
+                async move { client.unlink::<(), _>(name).await }
+            })
+            .await
     }
 
     /// What stands under a name, as it is.
@@ -174,11 +223,14 @@ impl RedisTier {
             Record::Index(key, index) => return self.join(key, index, life, lease).await,
             Record::Remote(_) => return self.set(record, life, lease, last).await,
         };
-        if !self.is_large(entry.body.len()) {
-            return self.set(record, life, lease, last).await;
-        }
-        // The parts of what a large one replaces; those that a small one replaces end by themselves.
         let old = self.parts_of(&entry.key).await;
+        if !self.is_large(entry.body.len()) {
+            let outcome = self.set(record, life, lease, last).await;
+            if let (Ok(true), Some(unused)) = (&outcome, old) {
+                self.retire(&entry.key, &unused).await;
+            }
+            return outcome;
+        }
         let parts = self.write_parts(entry, life).await?;
         let remote = Remote {
             entry: Remote::without_body(entry),
@@ -193,6 +245,12 @@ impl RedisTier {
         outcome
     }
 
+    /// The value to write for a record.
+    async fn sealed(&self, name: &str, record: Vec<u8>) -> Bytes {
+        let record = compress::pack(record, self.inner.compress).await;
+        self.inner.seal.close(name, record)
+    }
+
     async fn set(
         &self,
         record: &Record,
@@ -201,7 +259,7 @@ impl RedisTier {
         last: bool,
     ) -> Result<bool, PoolError> {
         let name = key::redis_name(&self.inner.prefix, record.key());
-        let value = compress::pack(codec::encode(record), self.inner.compress).await;
+        let value = self.sealed(&name, codec::encode(record)).await;
         if let Some(lease) = lease {
             if let Some(stored) = lease.store(&name, &value, life, last).await {
                 return stored;
@@ -229,14 +287,7 @@ impl RedisTier {
             self.retire(key, &parts).await;
         }
         let name = key::redis_name(&self.inner.prefix, key);
-        self.inner
-            .pool
-            .command("UNLINK")
-            .key(name.as_bytes())
-            .run(|client| {
-                let name = name.clone();
-                async move { client.unlink::<(), _>(name).await }
-            })
+        self.unlink(name, self.inner.pool.config().socket_timeout)
             .await
     }
 

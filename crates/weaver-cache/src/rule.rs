@@ -66,7 +66,8 @@ pub struct Rule {
     pub bypass_headers: Vec<HeaderName>,
     /// Cookies whose presence does.
     pub bypass_cookies: Vec<String>,
-    counters: OnceLock<RouteCacheMetrics>,
+    /// Of the cache that asked first, which is the only one in all but tests.
+    counters: OnceLock<(CacheMetrics, RouteCacheMetrics)>,
 }
 
 /// Where responses are stored.
@@ -171,8 +172,14 @@ impl Rule {
         self.per_user || self.vary_on.contains(&AUTHORIZATION)
     }
 
-    pub(crate) fn counters(&self, metrics: &CacheMetrics) -> &RouteCacheMetrics {
-        self.counters.get_or_init(|| metrics.route(&self.name))
+    /// The counters of a cache for this rule: a rule may be used by several caches, each of which
+    /// counts for itself.
+    pub(crate) fn counters(&self, metrics: &CacheMetrics) -> Cow<'_, RouteCacheMetrics> {
+        let first = || (metrics.clone(), metrics.route(&self.name));
+        match self.counters.get_or_init(first) {
+            (of, counters) if of.is_same(metrics) => Cow::Borrowed(counters),
+            _ => Cow::Owned(metrics.route(&self.name)),
+        }
     }
 }
 
@@ -260,6 +267,18 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn caches_that_share_a_rule_count_each_for_itself() {
+        let rule = Rule::new("r", Policy::standard());
+        let made = || CacheMetrics::new(&mut weaver_metrics::Registry::default());
+        let (one, other) = (made(), made());
+        for metrics in [&one, &other, &other] {
+            let counters = rule.counters(metrics);
+            counters.count(weaver_metrics::Tier::None, "miss");
+        }
+        assert_eq!((one.report().misses, other.report().misses), (1, 2));
+    }
 
     #[test]
     fn patterns_match_whole_segments() {

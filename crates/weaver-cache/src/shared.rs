@@ -4,7 +4,7 @@ use crate::{
     CacheConfig, Position, Purge, Rule, Tiers,
     clock::{millis, unix_millis},
     entry::{Entry, Index, MapFields, Record, Remote},
-    flight::{Budget, Flights},
+    flight::{Budget, Flights, Requester},
     hot::{Hot, share::Share},
     identity::{Secret, random},
     journal::{PurgeLog, Verdict},
@@ -398,12 +398,21 @@ impl Shared {
         self.log.apply_local(purge, soft, now)
     }
 
-    pub(crate) async fn is_marked(&self, key: &[u8]) -> bool {
-        self.markers.entry_count() > 0 && self.markers.get(key).await.is_some()
+    /// Whether a requester has nothing to wait for. What requests without credentials get nobody
+    /// shares; what those with credentials get says nothing about the others.
+    pub(crate) async fn is_marked(&self, key: &[u8], requester: Requester) -> bool {
+        if self.markers.entry_count() == 0 {
+            return false;
+        }
+        let is_there = async |key: &[u8]| self.markers.get(key).await.is_some();
+        is_there(key).await
+            || (requester == Requester::Credentialed && is_there(&requester.own(key)).await)
     }
 
-    pub(crate) async fn mark(&self, key: &[u8]) {
-        self.markers.insert(key.into(), ()).await;
+    pub(crate) async fn mark(&self, key: &[u8], requester: Requester) {
+        self.markers
+            .insert(requester.own(key).as_slice().into(), ())
+            .await;
         // The count that `is_marked` looks at first lags until moka tends itself.
         self.markers.run_pending_tasks().await;
     }

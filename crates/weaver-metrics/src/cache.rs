@@ -97,7 +97,19 @@ pub struct RouteCacheMetrics {
     saved: Seconds,
 }
 
+impl std::fmt::Debug for CacheMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheMetrics").finish_non_exhaustive()
+    }
+}
+
 impl CacheMetrics {
+    /// Whether the two are handles of the same counters.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Registers the families `weaver_http_cache_…`.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {

@@ -199,6 +199,10 @@ impl ModelCache {
         match inner.store.get(ticket.key).await {
             Ok(found) => {
                 ticket.state = Some((found.generation, found.tombstone));
+                if found.is_refused {
+                    tracing::debug!(key = %ticket.key, "a record in redis is refused");
+                    inner.counters.error();
+                }
                 if let Some(cached) = found.record.and_then(|record| usable(&record, wishes)) {
                     inner.counters.hit();
                     self.count_saved(&call.model, &cached.answer);

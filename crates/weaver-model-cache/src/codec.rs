@@ -1,13 +1,17 @@
-//! A record as it lies in Redis: a fixed part, two short texts, the body, with a checksum before it.
-//! Whatever else is found there reads as nothing.
+//! A record as it lies in Redis: a fixed part, two short texts, the body, with a message authentication
+//! code before it. Whatever else is found there reads as nothing.
+//!
+//! The code is BLAKE3, keyed by the configured secret, over all of the record but itself; the key under
+//! which it lies is part of the record. Without a secret the code's key is one that everybody knows,
+//! and the code no more than a checksum.
 
 use crate::{Answer, Key, Usage, store::Generation};
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 
 /// Of this form; another form has another.
-const VERSION: u8 = 1;
-const CHECKSUM: usize = 16;
+const VERSION: u8 = 2;
+const CODE: usize = 16;
 
 /// An answer as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +29,44 @@ fn millis(of: Duration) -> u64 {
     u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn checksum(of: &[u8]) -> [u8; CHECKSUM] {
-    let mut sum = [0; CHECKSUM];
-    sum.copy_from_slice(&blake3::hash(of).as_bytes()[..CHECKSUM]);
-    sum
+/// What the records of a cache are sealed with.
+#[derive(Clone)]
+pub(crate) struct Seal([u8; 32]);
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Seal(***)")
+    }
+}
+
+impl Seal {
+    pub(crate) fn new(secret: Option<&[u8; 32]>) -> Self {
+        Self(match secret {
+            Some(secret) => {
+                blake3::derive_key("weaver-model-cache 2026 record authentication", secret)
+            }
+            None => blake3::derive_key("weaver-model-cache 2026 record checksum", b""),
+        })
+    }
+
+    fn code(&self, of: &[u8]) -> [u8; CODE] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&[VERSION]).update(of);
+        let mut code = [0; CODE];
+        code.copy_from_slice(&hasher.finalize().as_bytes()[..CODE]);
+        code
+    }
+
+    fn fits(&self, of: &[u8], code: [u8; CODE]) -> bool {
+        let own = self.code(of);
+        // Without a branch by what differs, which could be timed.
+        let pairs = own.iter().zip(&code);
+        pairs.fold(0, |differs, (one, other)| differs | (one ^ other)) == 0
+    }
 }
 
 impl Record {
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self, seal: &Seal) -> Vec<u8> {
         let answer = &self.answer;
         let mut rest = Vec::with_capacity(answer.body.len() + 160);
         rest.extend_from_slice(&self.key.0);
@@ -54,16 +88,16 @@ impl Record {
             rest.extend_from_slice(text);
         }
         rest.extend_from_slice(&answer.body);
-        let mut all = Vec::with_capacity(rest.len() + 1 + CHECKSUM);
+        let mut all = Vec::with_capacity(rest.len() + 1 + CODE);
         all.push(VERSION);
-        all.extend_from_slice(&checksum(&rest));
+        all.extend_from_slice(&seal.code(&rest));
         all.append(&mut rest);
         all
     }
 
-    pub(crate) fn decode(mut from: Bytes) -> Option<Self> {
-        let (version, sum) = (take::<1>(&mut from)?, take::<CHECKSUM>(&mut from)?);
-        if version != [VERSION] || checksum(&from) != sum {
+    pub(crate) fn decode(mut from: Bytes, seal: &Seal) -> Option<Self> {
+        let (version, code) = (take::<1>(&mut from)?, take::<CODE>(&mut from)?);
+        if version != [VERSION] || !seal.fits(&from, code) {
             return None;
         }
         let (key, generation) = (Key(take(&mut from)?), take(&mut from)?);
@@ -127,11 +161,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_does_not_know_the_secret_writes_nothing_that_is_read() {
+        let seals = [
+            Seal::new(None),
+            Seal::new(Some(&[0; 32])),
+            Seal::new(Some(&[1; 32])),
+        ];
+        for (at, written) in seals.iter().enumerate() {
+            let bytes = Bytes::from(record(vec![1]).encode(written));
+            for (other, read) in seals.iter().enumerate() {
+                let is_read = Record::decode(bytes.clone(), read).is_some();
+                assert_eq!(is_read, at == other, "written with {at}, read with {other}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(body in prop::collection::vec(any::<u8>(), 0..100)) {
             let record = record(body);
-            prop_assert_eq!(Record::decode(record.encode().into()), Some(record));
+            let seal = Seal::new(Some(&[1; 32]));
+            prop_assert_eq!(Record::decode(record.encode(&seal).into(), &seal), Some(record));
         }
 
         #[test]
@@ -141,20 +192,21 @@ mod tests {
             to in any::<u8>(),
             cut in any::<prop::sample::Index>(),
         ) {
-            let good = record(body).encode();
+            let seal = Seal::new(Some(&[1; 32]));
+            let good = record(body).encode(&seal);
             let mut changed = good.clone();
             let at = at.index(changed.len());
             changed[at] = to;
             if changed != good {
-                prop_assert_eq!(Record::decode(changed.into()), None);
+                prop_assert_eq!(Record::decode(changed.into(), &seal), None);
             }
             let cut = good[..cut.index(good.len())].to_vec();
-            prop_assert_eq!(Record::decode(cut.into()), None);
+            prop_assert_eq!(Record::decode(cut.into(), &seal), None);
         }
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Record::decode(bytes.into());
+            let _ = Record::decode(bytes.into(), &Seal::new(None));
         }
     }
 }

@@ -79,6 +79,7 @@ impl Memory {
             record: None,
             tombstone: None,
             generation,
+            is_refused: false,
         };
         match self.cache.get(&key).await {
             Some(Kept::Record(record)) if record.generation == generation => {

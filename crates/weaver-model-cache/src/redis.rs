@@ -9,7 +9,7 @@
 
 use crate::{
     Key, ModelCacheConfig,
-    codec::Record,
+    codec::{Record, Seal},
     store::{self, Found, Generation, Tombstone},
 };
 use bytes::Bytes;
@@ -49,6 +49,7 @@ pub(crate) struct Redis {
     put: Script,
     invalidate: Script,
     generation: Script,
+    seal: Seal,
 }
 
 fn millis(of: Duration) -> i64 {
@@ -73,6 +74,7 @@ impl Redis {
             put: Script::new(PUT),
             invalidate: Script::new(INVALIDATE),
             generation: Script::new(GENERATION),
+            seal: Seal::new(config.secret.as_ref()),
         })
     }
 
@@ -132,6 +134,7 @@ impl Redis {
             record: None,
             tombstone: None,
             generation,
+            is_refused: false,
         };
         let Some(mut value) = value.filter(|value| !value.is_empty()) else {
             return Ok(found);
@@ -140,7 +143,8 @@ impl Redis {
         match &value[..] {
             b"T" => found.tombstone = rest[..].try_into().ok(),
             b"R" => {
-                let record = Record::decode(rest);
+                let record = Record::decode(rest, &self.seal);
+                found.is_refused = record.is_none();
                 found.record = record
                     .filter(|record| record.key == key && record.generation == generation)
                     .map(Arc::new);
@@ -157,7 +161,7 @@ impl Redis {
     ) -> Result<bool, PoolError> {
         let seen = seen.map_or(Value::Bytes(Bytes::new()), |seen| marked(b'T', &seen));
         let arguments = vec![
-            marked(b'R', &record.encode()),
+            marked(b'R', &record.encode(&self.seal)),
             seen,
             millis(record.ttl).max(1).into(),
         ];

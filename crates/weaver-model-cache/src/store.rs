@@ -16,6 +16,9 @@ pub(crate) struct Found {
     /// What has to stand there still for an answer that is fetched from now on to be kept.
     pub(crate) tombstone: Option<Tombstone>,
     pub(crate) generation: Generation,
+    /// Whether a record is there that this cache did not write like that: changed, damaged, of another
+    /// version or secret. It is overwritten by the next that is kept.
+    pub(crate) is_refused: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ mod warm;
 
 pub(crate) use agents::MAX_STREAMS;
 pub(crate) use guard::on_connect;
+pub(crate) use purge::MAX_TAGS as MAX_PURGE_TAGS;
 
 use crate::{builtin, problem::problem, state::State};
 use actix_web::{

@@ -206,9 +206,8 @@ async fn send_purges(purge: Purge) -> anyhow::Result<ExitCode> {
         all,
     } = purge.what;
     let mut bodies: Vec<_> = urls.iter().map(|url| json!({ "url": url })).collect();
-    if !tag.is_empty() {
-        bodies.push(json!({ "tags": tag }));
-    }
+    let portions = tag.chunks(crate::admin::MAX_PURGE_TAGS);
+    bodies.extend(portions.map(|tags| json!({ "tags": tags })));
     if let Some(prefix) = prefix {
         bodies.push(json!({ "prefix": prefix }));
     }

@@ -4,10 +4,11 @@ use super::{Exchange, Response, count};
 use crate::{
     entry::{Entry, Head, MapFields},
     fill::Reply,
-    flight::{Flight, Landing, Reader},
+    flight::{Flight, Grounds, Landing, Reader},
     journal::Verdict,
     partial,
     respond::{self, CacheBody, Client, OwnBody},
+    shared::lifetime,
 };
 use actix_http::body::EitherBody;
 use actix_web::{
@@ -21,8 +22,8 @@ use actix_web::{
 use std::sync::Arc;
 use tokio::time::timeout;
 use weaver_cache_policy::{
-    Millis, Outcome,
-    reuse::Decision,
+    Lifetime, Millis, Outcome,
+    reuse::{self, Decision},
     status::{Forward, Member},
 };
 use weaver_metrics::Tier;
@@ -41,6 +42,8 @@ pub(super) enum Follow {
     Again,
     /// What the flight brings was purged since it began; the flight is for nobody who comes now.
     Outdated,
+    /// The flight takes too long; one of those who wait takes over.
+    TimedOut,
     Alone,
 }
 
@@ -229,14 +232,36 @@ impl<S> Exchange<S> {
         respond::from_flight(head, reader, &client, now, member, &self.shared.config.name)
     }
 
-    pub(super) async fn follow(&self, flight: &Arc<Flight>, req: &ServiceRequest) -> Follow {
+    /// Why a landed response does not answer this request, which came at `asked_at`, if it does not.
+    fn refuses(&self, lifetime: &Lifetime, grounds: Grounds, asked_at: Millis) -> Option<Follow> {
+        let now = self.shared.now();
+        let (wishes, is_late) = (&self.wishes, lifetime.received_at < asked_at);
+        match grounds {
+            Grounds::Fetched if !reuse::may_answer_others(lifetime) => Some(Follow::Alone),
+            // What is stale at once answers those who asked before it came, and nobody later.
+            Grounds::Fetched if is_late && lifetime.ttl(now) <= 0 => Some(Follow::Outdated),
+            Grounds::Fetched => (!reuse::accepts(lifetime, wishes, now)).then_some(Follow::Alone),
+            Grounds::Stored => (reuse::decide(lifetime, wishes, now) == Decision::Revalidate)
+                .then_some(Follow::Outdated),
+            Grounds::Failed(failure) => {
+                (!reuse::may_replace_error(lifetime, wishes, now, failure)).then_some(Follow::Alone)
+            }
+        }
+    }
+
+    pub(super) async fn follow(
+        &self,
+        flight: &Arc<Flight>,
+        req: &ServiceRequest,
+        asked_at: Millis,
+    ) -> Follow {
         let log = &self.shared.log;
         if log.judge_fetch(&self.exact, flight.position()) != Verdict::Alive {
             return Follow::Outdated;
         }
         let Ok(landing) = timeout(self.shared.config.collapse_timeout, flight.landed()).await
         else {
-            return Follow::Alone;
+            return Follow::TimedOut;
         };
         let headers = req.headers();
         let selects = |head: &Head| {
@@ -259,8 +284,24 @@ impl<S> Exchange<S> {
         if outdated {
             return Follow::Outdated;
         }
+        let refused = match &landing {
+            Landing::Entry(entry, _, _, grounds) => {
+                let lifetime = lifetime(entry, log.judge(entry).freshness_ended());
+                self.refuses(&lifetime, *grounds, asked_at)
+            }
+            Landing::Streaming(head, _, None) => {
+                self.refuses(&head.lifetime, Grounds::Fetched, asked_at)
+            }
+            Landing::Streaming(head, _, Some(_)) => {
+                self.refuses(&head.lifetime, Grounds::Stored, asked_at)
+            }
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            return refused;
+        }
         match landing {
-            Landing::Entry(entry, tier, outcome) if selects(&entry.head) => {
+            Landing::Entry(entry, tier, outcome, _) if selects(&entry.head) => {
                 let hit = matches!(outcome, Outcome::Hit | Outcome::Stale);
                 let member = if hit { Member::default() } else { member };
                 let outcome = if hit { outcome } else { Outcome::Collapsed };

@@ -107,7 +107,7 @@ impl<S> Exchange<S> {
         B: MessageBody + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let mut fill = self.fill(Lead::solo(), Found::default());
+        let mut fill = self.fill(Lead::solo(), Found::default(), false);
         fill.forward = Forward::Method;
         actix_rt::spawn(fill.received(res, times, Some(reply)));
         match answer.await {
@@ -137,7 +137,7 @@ impl<S> Exchange<S> {
     {
         count(&self.shared, &self.rule, Tier::None, Outcome::Miss);
         let stored = found.entry.clone();
-        let fill = self.fill(Lead::solo(), found);
+        let fill = self.fill(Lead::solo(), found, false);
         let member = Member {
             forward: Some(fill.forward),
             ..Member::default()
@@ -150,16 +150,18 @@ impl<S> Exchange<S> {
         {
             let (update, old) = (MapFields(res.headers()), StoredFields(&stored.head.fields));
             let described = validation::describes(&update, &old, stored.body.len() as u64);
-            let (entry, keep) = fill.freshen(&stored, &res, &times);
-            if described && keep {
-                for (name, value) in &entry.head.fields {
-                    if !res.headers().contains_key(name) {
-                        res.headers_mut().append(name.clone(), value.clone());
+            match fill.freshen(&stored, &res, &times).kept {
+                Ok(entry) if described => {
+                    for (name, value) in &entry.head.fields {
+                        if !res.headers().contains_key(name) {
+                            res.headers_mut().append(name.clone(), value.clone());
+                        }
                     }
+                    self.shared.store(entry, None, None).await;
                 }
-                self.shared.store(entry, None, None).await;
-            } else {
-                self.shared.discard(&stored).await;
+                // What the request is the reason for says nothing about the stored response.
+                Err(reason) if described && reason.is_of_request() => {}
+                _ => self.shared.discard(&stored).await,
             }
         }
         respond::add_status(res.headers_mut(), member, &self.shared.config.name);

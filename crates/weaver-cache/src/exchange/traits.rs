@@ -21,6 +21,7 @@ pub(super) struct Traits {
     pub(super) body: bool,
     pub(super) upgrade: bool,
     pub(super) authorization: bool,
+    pub(super) cookie: bool,
 }
 
 impl Traits {
@@ -36,6 +37,7 @@ impl Traits {
                 header::TRANSFER_ENCODING => traits.body = true,
                 header::UPGRADE => traits.upgrade = true,
                 header::AUTHORIZATION => traits.authorization = true,
+                header::COOKIE => traits.cookie = true,
                 _ => {}
             }
         }

@@ -3,13 +3,17 @@
 use super::{Fill, remote::Held};
 use crate::{
     entry::Entry,
+    exchange::ROUNDS,
     journal::Verdict,
-    lease::{Holder, Lease, Leases, State},
+    lease::{Holder, Lease, Leased, Leases, State},
 };
 use actix_web::dev::ServiceRequest;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
-use weaver_cache_policy::{Millis, reuse::Decision};
+use weaver_cache_policy::{
+    Millis,
+    reuse::{self, Decision},
+};
 
 /// Between two looks at another node's lease: an eighth of the time waited so far, within these, so
 /// that the wait is longer than the fetch by at most that and a slow fetch costs few commands.
@@ -30,7 +34,7 @@ pub(super) enum Turn {
 enum Waited {
     /// Its lease has ended.
     Ended,
-    /// What it fetches was purged since it began, and this one has its lease.
+    /// What it fetches was purged since it began, or takes too long, and this one has its lease.
     Taken(Box<Lease>),
     /// There is nothing to wait for.
     InVain,
@@ -53,9 +57,13 @@ impl Fill {
         let (began, since) = (Instant::now(), shared.now());
         while let Some(leases) = redis.leases() {
             let key = shared.flight_key(&self.exact, self.index.as_ref(), req.headers());
-            match leases.ask(&key, shared.log.head()).await {
+            let of = Leased {
+                key: &key,
+                requester: self.requester,
+            };
+            match leases.ask(of, shared.log.head()).await {
                 Ok(None) if !waits => return Turn::Leave,
-                Ok(None) => match self.wait(leases, &key, began).await {
+                Ok(None) => match self.wait(leases, of, began).await {
                     Waited::Ended => {}
                     Waited::Taken(lease) => self.lease = Some(*lease),
                     Waited::InVain => return Turn::Fetch,
@@ -78,29 +86,39 @@ impl Fill {
         Turn::Fetch
     }
 
-    /// Waits until another node's lease has ended, or can be taken over.
-    async fn wait(&self, leases: &Leases, key: &[u8], began: Instant) -> Waited {
-        let patience = self.shared.config.collapse_timeout;
+    /// Waits until another node's lease has ended, or can be taken over: by one of those who wait,
+    /// for the others to go on waiting for that one, a few times at most.
+    async fn wait(&self, leases: &Leases, of: Leased<'_>, began: Instant) -> Waited {
+        let round = self.shared.config.collapse_timeout;
+        let mut patience = if self.takes_over {
+            Duration::ZERO
+        } else {
+            round
+        };
         loop {
-            match leases.state(key).await {
+            let holder = match leases.state(of).await {
                 Ok(State::Free) => return Waited::Ended,
                 Ok(State::Passed) => {
-                    self.shared.mark(&self.exact).await;
+                    self.shared.mark(&self.exact, self.requester).await;
                     return Waited::InVain;
                 }
-                Ok(State::Held(holder)) if self.is_outdated(&holder) => {
-                    let taken = leases.take(key, holder, self.shared.log.head());
-                    match taken.await {
-                        Ok(Some(lease)) => return Waited::Taken(Box::new(lease)),
-                        // Another was faster, or the holder has ended.
-                        Ok(None) => {}
-                        Err(_) => return Waited::InVain,
-                    }
+                Ok(State::Held(holder)) => holder,
+                Err(_) => return Waited::InVain,
+            };
+            let waited = began.elapsed();
+            let is_slow = waited >= patience;
+            if waited >= round.saturating_mul(ROUNDS) {
+                return Waited::InVain;
+            } else if is_slow || self.is_outdated(&holder) {
+                match leases.take(of, holder, self.shared.log.head()).await {
+                    Ok(Some(lease)) => return Waited::Taken(Box::new(lease)),
+                    // Another was faster, or the holder has ended.
+                    Ok(None) if is_slow => patience = waited + round,
+                    Ok(None) => {}
+                    Err(_) => return Waited::InVain,
                 }
-                Ok(State::Held(_)) if began.elapsed() < patience => {
-                    sleep((began.elapsed() / 8).clamp(SHORTEST, LONGEST)).await;
-                }
-                Ok(State::Held(_)) | Err(_) => return Waited::InVain,
+            } else {
+                sleep((waited / 8).clamp(SHORTEST, LONGEST)).await;
             }
         }
     }
@@ -114,7 +132,7 @@ impl Fill {
     }
 
     /// What another node has fetched: fresh, or of a fetch that ended while this request waited,
-    /// which answers it as it would in one node.
+    /// which answers it as it would in one node, unless it says that it answers no other request.
     async fn fetched(&mut self, req: &ServiceRequest, since: Millis) -> Option<Arc<Entry>> {
         let found = match self.look_into_redis(req).await {
             Some((Held::Here(entry), decision)) => Some((entry, decision)),
@@ -133,5 +151,6 @@ impl Fill {
 }
 
 fn is_since(entry: &Entry, since: Millis) -> bool {
-    entry.head.lifetime.received_at > since
+    let lifetime = &entry.head.lifetime;
+    lifetime.received_at > since && reuse::may_answer_others(lifetime)
 }

@@ -1,65 +1,90 @@
 //! A stored response that the origin confirms (RFC 9111 §4.3.3, §4.3.4).
+//!
+//! What confirms it makes two responses: one for the client whose request it answers, with all its
+//! fields, and one that is stored and answers others, if the policy lets there be one.
 
 use super::{Fill, Reply, Sender, Times, micros, send};
 use crate::{
     entry::{Entry, Fields, Head, StoredFields},
-    flight::Landing,
+    flight::{Grounds, Landing},
     shared::unchecked,
 };
 use actix_http::body::MessageBody;
 use actix_web::{dev::ServiceResponse, http::header};
 use std::sync::Arc;
-use weaver_cache_policy::{Lifetime, Outcome, status::Member, validation};
+use weaver_cache_policy::{
+    Bypass, Headers as _, Lifetime, Outcome, reuse, status::Member, store, validation, vary,
+};
 use weaver_metrics::Tier;
 
+/// A stored response after a response that confirms it.
+pub(crate) struct Confirmed {
+    /// For the client whose request brought the confirmation.
+    pub(crate) own: Arc<Entry>,
+    /// To be stored, and for others; or why not.
+    pub(crate) kept: Result<Arc<Entry>, Bypass>,
+}
+
 impl Fill {
-    /// The stored response with the fields of one that confirms it, and whether it may be kept.
+    /// The stored response with the fields of one that confirms it.
     pub(crate) fn freshen<B>(
         &self,
         stored: &Arc<Entry>,
         res: &ServiceResponse<B>,
         times: &Times,
-    ) -> (Arc<Entry>, bool) {
-        let update: Fields = res
+    ) -> Confirmed {
+        let mut update: Fields = res
             .headers()
             .iter()
             .filter(|(name, _)| *name != header::AGE)
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         let fields = validation::freshened(&stored.head.fields, &update);
-        let mut aged = fields.clone();
+        // The cookies that a confirmation sets are for the client that asked, and tell nothing of
+        // the content, which is the stored one.
+        update.retain(|(name, _)| *name != header::SET_COOKIE);
+        let mut shared = validation::freshened(&stored.head.fields, &update);
+        let mut aged = shared.clone();
         aged.extend(
             res.headers()
                 .get_all(header::AGE)
                 .map(|age| (header::AGE, age.clone())),
         );
         let request = res.request().headers();
-        let judged = self.lifetime(stored.head.status, request, &StoredFields(&aged), times);
-        let (lifetime, keep) = match judged {
-            Ok(lifetime) => (lifetime, true),
-            // Confirmed for this request, and not to be kept: served once, as stale.
-            Err(_) => (
-                Lifetime {
-                    received_at: times.received_at,
-                    ..Lifetime::default()
-                },
-                false,
-            ),
+        let judged = if is_selected_alike(&stored.head.fields, &fields) {
+            self.lifetime(stored.head.status, request, &StoredFields(&aged), times)
+        } else {
+            Err(Bypass::VaryChanged)
         };
-        let entry = Arc::new(Entry {
-            key: Arc::clone(&stored.key),
-            head: Arc::new(Head {
-                status: stored.head.status,
-                fields,
-                lifetime,
-                position: times.position,
-                variant: stored.head.variant.clone(),
-            }),
-            body: stored.body.clone(),
-            fill_micros: micros(times.begun),
-            checked: unchecked(),
+        let made = |fields, lifetime| {
+            Arc::new(Entry {
+                key: Arc::clone(&stored.key),
+                head: Arc::new(Head {
+                    status: stored.head.status,
+                    fields,
+                    lifetime,
+                    position: times.position,
+                    variant: stored.head.variant.clone(),
+                }),
+                body: stored.body.clone(),
+                fill_micros: micros(times.begun),
+                checked: unchecked(),
+            })
+        };
+        // RFC 9111 §5.2.2.4, §5.2.2.7.
+        let withheld =
+            store::withheld_fields(&StoredFields(&shared), &self.rule.policy, self.partitioned);
+        shared.retain(|(name, _)| !withheld.iter().any(|field| field == name.as_str()));
+        let kept = judged.map(|lifetime| made(shared, lifetime));
+        // Confirmed for this request, and not to be kept: served once, as stale.
+        let lifetime = judged.unwrap_or(Lifetime {
+            received_at: times.received_at,
+            ..Lifetime::default()
         });
-        (entry, keep)
+        Confirmed {
+            own: made(fields, lifetime),
+            kept,
+        }
     }
 
     /// RFC 9111 §4.3.4: the stored response, with the fields of the 304.
@@ -70,28 +95,49 @@ impl Fill {
         times: &Times,
         mut reply: Sender<B>,
     ) {
-        let (entry, keep) = self.freshen(stored, &res, times);
-        if keep {
-            let lease = self.lease.take();
-            self.shared.store(Arc::clone(&entry), None, lease).await;
-        } else {
-            self.shared.discard(stored).await;
-        }
-        self.lead.flight.land(Landing::Entry(
-            Arc::clone(&entry),
-            Tier::None,
-            Outcome::Revalidated,
-        ));
+        let Confirmed { own, kept } = self.freshen(stored, &res, times);
+        let landing = match &kept {
+            Ok(entry) => {
+                let for_others = reuse::may_answer_others(&entry.head.lifetime);
+                if !for_others {
+                    self.mark().await;
+                }
+                let lease = self.lease.take();
+                self.shared.store(Arc::clone(entry), None, lease).await;
+                for_others.then(|| {
+                    let entry = Arc::clone(entry);
+                    Landing::Entry(entry, Tier::None, Outcome::Revalidated, Grounds::Fetched)
+                })
+            }
+            Err(reason) => {
+                self.mark_for(*reason).await;
+                // What the request is the reason for says nothing about the stored response.
+                if !reason.is_of_request() {
+                    self.shared.discard(stored).await;
+                }
+                None
+            }
+        };
+        self.lead.flight.land(landing.unwrap_or(Landing::Alone));
         let member = Member {
             forward: Some(self.forward),
             forward_status: Some(304),
-            stored: keep,
+            stored: kept.is_ok(),
+            detail: kept.err().map(Bypass::as_str),
             ..Member::default()
         };
         let (req, _) = res.into_parts();
         send(
             &mut reply,
-            Reply::Entry(req, entry, Tier::None, Outcome::Revalidated, member),
+            Reply::Entry(req, own, Tier::None, Outcome::Revalidated, member),
         );
     }
+}
+
+/// Whether two responses are found by the same fields of requests, and the same queries.
+fn is_selected_alike(one: &Fields, other: &Fields) -> bool {
+    let (one, other) = (StoredFields(one), StoredFields(other));
+    let queries = "no-vary-search";
+    let names = vary::names(&other);
+    names.is_some() && vary::names(&one) == names && one.lines(queries).eq(other.lines(queries))
 }

@@ -3,6 +3,7 @@
 use super::{Fill, Times};
 use crate::{
     entry::{Entry, MapFields},
+    journal::are_tags_purgeable,
     partial,
     shared::lifetime,
 };
@@ -55,7 +56,7 @@ impl Fill {
         fields: &impl weaver_cache_policy::Headers,
         times: &Times,
     ) -> Result<Lifetime, Bypass> {
-        store::assess(
+        let lifetime = store::assess(
             &self.rule.policy,
             &Asked {
                 headers: &MapFields(request),
@@ -68,6 +69,11 @@ impl Fill {
                 requested_at: times.requested_at,
                 received_at: times.received_at,
             },
-        )
+        )?;
+        // What a purge cannot name it could not reach.
+        if !are_tags_purgeable(fields) {
+            return Err(Bypass::Tags);
+        }
+        Ok(lifetime)
     }
 }

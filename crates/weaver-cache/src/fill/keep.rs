@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::time::timeout;
 use weaver_cache_policy::{
-    Bypass, Lifetime, date,
+    Bypass, Lifetime, date, reuse,
     status::Member,
     store, validation,
     vary::{self, Variant},
@@ -115,9 +115,14 @@ impl Fill {
         if let Some(reader) = self.lead.flight.reader(length) {
             send(&mut reply, Reply::Stream(req, own, reader, stored));
         }
-        self.lead
-            .flight
-            .land(Landing::Streaming(Arc::clone(&head), length, None));
+        // The others' turn comes at once where they have to ask for themselves.
+        let landing = if reuse::may_answer_others(&lifetime) {
+            Landing::Streaming(Arc::clone(&head), length, None)
+        } else {
+            self.mark().await;
+            Landing::Alone
+        };
+        self.lead.flight.land(landing);
         let body = response.into_body();
         let begun_bytes = begun.map(|begun| begun.bytes);
         if !room {

@@ -7,6 +7,7 @@ use super::{HotUrl, sorted};
 use crate::{
     clock::{signed_millis, unix_millis},
     compress,
+    seal::Seal,
 };
 use bytes::Bytes;
 use fred::{interfaces::HashesInterface, types::Value};
@@ -36,15 +37,17 @@ pub(crate) struct Share {
     key: String,
     own: String,
     script: Script,
+    seal: Seal,
 }
 
 impl Share {
-    pub(crate) fn new(pool: RedisPool, prefix: &str, own: String) -> Self {
+    pub(crate) fn new(pool: RedisPool, prefix: &str, own: String, seal: Seal) -> Self {
         Self {
             pool,
             key: format!("{prefix}hottest"),
             own,
             script: Script::new(WRITE),
+            seal,
         }
     }
 
@@ -55,7 +58,11 @@ impl Share {
             return Ok(());
         }
         let text = lines(unix_millis(0), &urls[..urls.len().min(MAX_URLS)]);
-        let value = compress::pack(text.into(), 1).await;
+        let mut record = Seal::room(text.len());
+        record.extend_from_slice(text.as_bytes());
+        let value = self
+            .seal
+            .close(&self.name_of(&self.own), compress::pack(record, 1).await);
         let arguments: Vec<Value> = vec![
             self.own.clone().into(),
             Value::Bytes(value),
@@ -87,6 +94,11 @@ impl Share {
         Ok(sorted(sums.iter().map(|(url, hits)| (&**url, *hits)), most))
     }
 
+    /// What the code of a field is bound to.
+    fn name_of(&self, field: &str) -> String {
+        format!("{}/{field}", self.key)
+    }
+
     async fn read_all(&self) -> Result<Vec<Written>, PoolError> {
         let key = self.key.clone();
         let fields: HashMap<String, Bytes> = self
@@ -101,7 +113,11 @@ impl Share {
         let mut gone = Vec::new();
         let mut nodes = Vec::new();
         for (name, value) in fields {
-            match compress::unpack(value, MAX_VALUE).await.and_then(parsed) {
+            let whole = match self.seal.open(&self.name_of(&name), &value) {
+                Ok(rest) => compress::unpack(rest, MAX_VALUE).await,
+                Err(_) => None,
+            };
+            match whole.and_then(parsed) {
                 Some((at, urls)) => nodes.push(Written { name, at, urls }),
                 None => gone.push(name),
             }

@@ -173,7 +173,8 @@ impl Follow {
     fn apply_at(&self, position: Position, item: &Item) {
         // What a newer version wrote is not known, so everything is purged.
         let (purge, soft) = item.purge().unwrap_or((Purge::All, false));
-        self.writer.log.apply(position, purge, soft);
+        // What names more than any node of this version would write reaches more than it names.
+        self.writer.log.apply(position, purge.bounded(), soft);
     }
 
     /// Applies what this node has not seen, and writes again what the stream has lost of what it has.

@@ -5,7 +5,11 @@
 //! prefix moves the floor, below which every entry is dead. When nothing was purged since an entry
 //! was last looked at, judging it costs one comparison.
 
-use super::{Position, Purge, names::Names};
+use super::{
+    Position, Purge,
+    limit::{TAG_FIELDS, is_between_tags},
+    names::Names,
+};
 use crate::{
     entry::{Entry, Fields, Head},
     key::Parsed,
@@ -252,9 +256,10 @@ fn of_tag(tag: &str) -> String {
 fn tags(fields: &Fields) -> impl Iterator<Item = &str> {
     let lists = fields
         .iter()
-        .filter(|(name, _)| matches!(name.as_str(), "surrogate-key" | "cache-tag"));
+        .filter(|(name, _)| TAG_FIELDS.contains(&name.as_str()));
     lists
-        .flat_map(|(_, value)| value.to_str().unwrap_or("").split([',', ' ', '\t']))
+        .filter_map(|(_, value)| std::str::from_utf8(value.as_bytes()).ok())
+        .flat_map(|value| value.split(is_between_tags))
         .filter(|tag| !tag.is_empty())
 }
 

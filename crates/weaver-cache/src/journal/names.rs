@@ -9,6 +9,8 @@ use std::{
 
 /// Names that are remembered exactly.
 pub(super) const MAX_NAMES: usize = 131_072;
+/// And their bytes.
+const MAX_BYTES: usize = 32 << 20;
 /// Places of the coarse table, 16 bytes each.
 const PLACES: usize = 1 << 19;
 
@@ -16,6 +18,7 @@ const PLACES: usize = 1 << 19;
 pub(super) struct Names {
     by_name: HashMap<Arc<str>, Position>,
     by_age: BTreeSet<(Position, Arc<str>)>,
+    bytes: usize,
     forgotten: Coarse,
 }
 
@@ -29,12 +32,15 @@ impl Names {
             }
             self.by_age.remove(&(before, Arc::clone(&name)));
         }
-        self.by_name.insert(Arc::clone(&name), at);
+        if self.by_name.insert(Arc::clone(&name), at).is_none() {
+            self.bytes += name.len();
+        }
         self.by_age.insert((at, name));
-        if self.by_name.len() > MAX_NAMES
+        while (self.by_name.len() > MAX_NAMES || self.bytes > MAX_BYTES)
             && let Some((at, name)) = self.by_age.pop_first()
         {
             self.by_name.remove(&name);
+            self.bytes -= name.len();
             self.forgotten.insert(&name, at);
         }
     }
@@ -110,6 +116,22 @@ mod tests {
             .count();
         assert!(wrong < 1000, "{wrong} of 10,000 that were never purged");
         assert!(names.last("n1") <= at(count));
+    }
+
+    #[test]
+    fn long_names_take_no_more_bytes_than_may_be_and_are_not_lost() {
+        let mut names = Names::default();
+        let name = |number: u64| format!("{number:08192}");
+        for number in 1..=6000 {
+            names.insert(name(number), at(number));
+            names.insert(name(number), at(number + 1));
+        }
+        let sum: usize = names.by_name.keys().map(|name| name.len()).sum();
+        assert_eq!(names.bytes, sum);
+        assert!(sum <= MAX_BYTES && names.by_age.len() == names.by_name.len());
+        for number in 1..=6000 {
+            assert!(names.last(&name(number)) >= at(number + 1), "{number}");
+        }
     }
 
     #[test]

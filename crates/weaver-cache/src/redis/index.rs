@@ -2,7 +2,7 @@
 
 use super::RedisTier;
 use crate::{
-    codec, compress,
+    codec,
     entry::{Index, Record},
     key,
     lease::Lease,
@@ -44,14 +44,14 @@ impl RedisTier {
         let patience = self.inner.pool.config().socket_timeout;
         for _ in 0..ATTEMPTS {
             let known = self.value(&name, patience).await?;
-            let joined = match (&known, self.decoded(&known, of).await) {
+            let joined = match (&known, self.decoded(&name, &known, of).await) {
                 (_, Some(earlier)) => Arc::new(index.over(&earlier)),
                 (None, None) => Arc::clone(index),
                 // A response that did not vary, which need not come back to be compared.
                 (Some(_), None) => break,
             };
             let record = Record::Index(Arc::clone(of), joined);
-            let value = compress::pack(codec::encode(&record), self.inner.compress).await;
+            let value = self.sealed(&name, codec::encode(&record)).await;
             let known = Value::Bytes(known.unwrap_or_default());
             let arguments: Vec<Value> = vec![known, Value::Bytes(value), life.into()];
             let written = self
@@ -67,8 +67,9 @@ impl RedisTier {
         self.set(&record, life, None, true).await
     }
 
-    async fn decoded(&self, value: &Option<Bytes>, of: &[u8]) -> Option<Arc<Index>> {
-        let whole = compress::unpack(value.clone()?, self.inner.most).await?;
+    async fn decoded(&self, name: &str, value: &Option<Bytes>, of: &[u8]) -> Option<Arc<Index>> {
+        let opened = self.opened(name, value.clone()?, self.inner.most).await;
+        let whole = opened.ok()??;
         match codec::decode(&whole, of)? {
             Record::Index(_, index) => Some(index),
             _ => None,

@@ -2,7 +2,7 @@
 //! and a body can be sent on before it is here whole.
 //!
 //! ```text
-//! version u8 · kind u8 (part) · the bytes
+//! version u8 · code 16 (see [`crate::seal`]) · kind u8 (part) · the bytes
 //! ```
 //!
 //! The parts are written first, under names that are new each time, then the head that leads to
@@ -11,26 +11,27 @@
 
 use super::RedisTier;
 use crate::{
-    codec::{self, KIND_PART, VERSION},
-    compress,
+    codec::{self, KIND_PACKED, KIND_PART, KIND_REMOTE},
     entry::{Entry, Parts, Record, Remote},
     flight::Broken,
     identity::random,
     key,
+    seal::{HEADER, Seal},
     shared::unchecked,
 };
 use actix_http::body::{MessageBody, SizedStream};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use fred::{interfaces::KeysInterface, types::Expiration};
-use futures_util::{StreamExt as _, future::join_all, stream};
+use futures_util::{StreamExt as _, stream};
 use std::sync::Arc;
 use weaver_pool::PoolError;
 
 /// How long the parts outlive their head, in milliseconds.
 const LONGER: i64 = 60_000;
+/// Parts whose presence is asked for at once.
+const LOOKS: usize = 64;
 /// Parts that are asked for ahead of the one that is sent.
 const AHEAD: usize = 2;
-const HEADER: [u8; 2] = [VERSION, KIND_PART];
 
 impl RedisTier {
     /// Whether a body of that many bytes is stored in parts.
@@ -47,9 +48,11 @@ impl RedisTier {
             each: inner.part,
         };
         for (at, name) in self.names(&entry.key, &parts).enumerate() {
-            let mut value = BytesMut::from(&HEADER[..]);
-            value.put_slice(&entry.body[parts.range(at as u64)]);
-            let value = compress::pack(value.freeze(), inner.compress).await;
+            let bytes = &entry.body[parts.range(at as u64)];
+            let mut record = Seal::room(bytes.len() + 1);
+            record.push(KIND_PART);
+            record.extend_from_slice(bytes);
+            let value = self.sealed(&name, record).await;
             let life = Some(Expiration::PX(life.saturating_add(LONGER)));
             let written = inner.pool.command("SET").key(name.as_bytes());
             let to = name.clone();
@@ -62,14 +65,29 @@ impl RedisTier {
         Ok(parts)
     }
 
-    /// The parts that what stands under a key leads to.
+    /// The parts that what stands under a key leads to. An entry in one piece, which is what most
+    /// are, costs no more than a look at its kind.
     pub(super) async fn parts_of(&self, key: &[u8]) -> Option<Parts> {
         let name = key::redis_name(&self.inner.prefix, key);
-        let value = self.value(&name, self.inner.deadline).await;
-        match codec::decode(&value.ok()??, key) {
+        if !self.may_lead_to_parts(&name).await {
+            return None;
+        }
+        let value = self.value(&name, self.inner.deadline).await.ok()??;
+        let whole = self.opened(&name, value, self.inner.most).await.ok()??;
+        match codec::decode(&whole, key) {
             Some(Record::Remote(remote)) => Some(remote.parts),
             _ => None,
         }
+    }
+
+    async fn may_lead_to_parts(&self, name: &str) -> bool {
+        let asked = name.to_owned();
+        let look = self.inner.pool.command("GETRANGE").key(name.as_bytes());
+        let kind: Result<Bytes, _> = look
+            .within(self.inner.deadline)
+            .once(|client| async move { client.getrange(asked, HEADER, HEADER).await })
+            .await;
+        kind.is_ok_and(|kind| kind == [KIND_REMOTE][..] || kind == [KIND_PACKED][..])
     }
 
     /// Lets parts that nothing leads to any more end soon; best effort, they end by themselves.
@@ -102,18 +120,21 @@ impl RedisTier {
     /// The first part, if all the others are there too.
     pub(crate) async fn first_part(&self, remote: &Remote) -> Option<Bytes> {
         let inner = &*self.inner;
-        let there = self
-            .names(&remote.entry.key, &remote.parts)
-            .skip(1)
+        if remote.parts.length > inner.most {
+            return None;
+        }
+        let rest = self.names(&remote.entry.key, &remote.parts).skip(1);
+        let looks = stream::iter(rest)
             .map(|name| async move {
                 let asked = name.clone();
                 let look = inner.pool.command("EXISTS").key(name.as_bytes());
                 look.within(inner.deadline)
                     .once(|client| async move { client.exists::<i64, _>(asked).await })
                     .await
-            });
-        let (first, there) = tokio::join!(self.part(remote, 0), join_all(there));
-        let all = there.iter().all(|there| matches!(there, Ok(1)));
+            })
+            .buffer_unordered(LOOKS);
+        let all = looks.all(|there| async move { matches!(there, Ok(1)) });
+        let (first, all) = tokio::join!(self.part(remote, 0), all);
         if !all {
             inner.metrics.error();
         }
@@ -147,22 +168,26 @@ impl RedisTier {
         let name = part_name(&inner.prefix, &remote.entry.key, &remote.parts, at);
         let answer = self.value(&name, inner.deadline).await;
         let wanted = remote.parts.range(at).len();
-        let part = match answer {
-            Ok(value) => match value {
-                Some(value) => compress::unpack(value, (wanted + HEADER.len()) as u64).await,
-                None => None,
-            },
+        let value = match answer {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                tracing::debug!(key = name, "a part of a response is not in redis any more");
+                inner.metrics.error();
+                return None;
+            }
             Err(error) => {
                 self.failed(&error);
                 return None;
             }
         };
-        let part = part
-            .filter(|part| part.starts_with(&HEADER) && part.len() == wanted + HEADER.len())
-            .map(|part| part.slice(HEADER.len()..));
+        let opened = self.opened(&name, value, wanted as u64 + 1).await;
+        let part = opened
+            .ok()
+            .flatten()
+            .filter(|part| part.starts_with(&[KIND_PART]) && part.len() == wanted + 1)
+            .map(|part| part.slice(1..));
         if part.is_none() {
-            tracing::debug!(key = name, "a part of a response is not in redis any more");
-            inner.metrics.error();
+            self.refuse(name).await;
         }
         part
     }

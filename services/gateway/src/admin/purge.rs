@@ -24,16 +24,31 @@ struct PurgeRequest {
 }
 
 /// Tags that one request may name.
-const MAX_TAGS: usize = 1000;
+pub(crate) const MAX_TAGS: usize = 100;
 
 impl PurgeRequest {
     fn purges(self) -> Result<Vec<Purge>, String> {
+        let purges = self.named()?;
+        for (at, purge) in purges.iter().enumerate() {
+            let which = |error| match purge {
+                Purge::Tag(_) => format!("tags[{at}]: {error}"),
+                _ => format!("{error}"),
+            };
+            purge.check().map_err(which)?;
+        }
+        Ok(purges)
+    }
+
+    fn named(self) -> Result<Vec<Purge>, String> {
         const ONE: &str = "exactly one of url, tags, prefix and all is needed";
         match (self.url, self.tags, self.prefix, self.all) {
             (Some(url), None, None, None) => Ok(vec![read("url", &url, Purge::url)?]),
             (None, Some(tags), None, None) => {
                 if tags.is_empty() || tags.len() > MAX_TAGS {
-                    return Err("tags has 1 to 1000 items".to_owned());
+                    let count = tags.len();
+                    return Err(format!(
+                        "tags has {count} items; it must have 1 to {MAX_TAGS}"
+                    ));
                 }
                 if tags
                     .iter()
@@ -128,6 +143,9 @@ pub(super) async fn purge(
             // The others hold in this node all the same.
             Err(PurgeError::LocalOnly(error)) => failed = Some(error),
             Err(error @ PurgeError::NotAUrl(_)) => {
+                return problem(StatusCode::BAD_REQUEST, &error.to_string());
+            }
+            Err(PurgeError::Invalid(error)) => {
                 return problem(StatusCode::BAD_REQUEST, &error.to_string());
             }
         }

@@ -67,11 +67,8 @@ fn an_entry_of_another_key_is_not_read() {
 }
 
 fn whole_key(path: &str) -> key::KeyBytes {
-    let target = key::Target {
-        host: "h",
-        path,
-        query: Some("r"),
-    };
+    let url = weaver_cache_policy::url::Url::parse(&format!("http://h{path}?r")).unwrap();
+    let target = key::RequestUrl::of_url(&url);
     let mut rule = crate::Rule::new("r", weaver_cache_policy::Policy::standard());
     rule.vary_on = vec![header::ACCEPT, header::AUTHORIZATION];
     let mut headers = header::HeaderMap::new();

@@ -70,7 +70,15 @@ fn read(
     text: &str,
     parse: impl FnOnce(&str) -> Result<Purge, UrlError>,
 ) -> Result<Purge, String> {
+    let (bytes, most) = (text.len(), Purge::MAX_URL);
     parse(text).map_err(|error| {
+        if bytes > most {
+            // It is not sent back.
+            let what = if key == "url" { "URL" } else { key };
+            return format!(
+                "the {what} has {bytes} bytes; the longest that can be purged has {most}"
+            );
+        }
         format!("{key} {text:?}: {error}; it is a path such as /a or a URL such as http://host/a")
     })
 }

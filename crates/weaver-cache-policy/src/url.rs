@@ -132,6 +132,15 @@ impl<'a> Authority<'a> {
     ///
     /// [`UrlError::Host`], [`UrlError::Port`] or [`UrlError::UserInfo`].
     pub fn parse(text: &'a str, scheme: Scheme) -> Result<Self, UrlError> {
+        let authority = Self::of_any_scheme(text)?;
+        Ok(Self {
+            port: authority.port.filter(|port| *port != scheme.default_port()),
+            ..authority
+        })
+    }
+
+    /// The same where no scheme is known, so that every port is named.
+    fn of_any_scheme(text: &'a str) -> Result<Self, UrlError> {
         if text.contains('@') {
             return Err(UrlError::UserInfo);
         }
@@ -150,10 +159,7 @@ impl<'a> Authority<'a> {
             Some("") => None,
             Some(digits) => Some(number(digits)?),
         };
-        Ok(Self {
-            host,
-            port: port.filter(|port| *port != scheme.default_port()),
-        })
+        Ok(Self { host, port })
     }
 
     /// The host: lower case, IPv6 addresses in brackets.
@@ -269,24 +275,29 @@ impl fmt::Display for Url {
 
 /// An authority as people write it in URLs: with international names.
 fn authority_of_url(text: &str, scheme: Scheme) -> Result<String, UrlError> {
+    let text = with_a_labels(text)?;
+    Ok(Authority::parse(&text, scheme)?.into_text().into_owned())
+}
+
+fn with_a_labels(text: &str) -> Result<Cow<'_, str>, UrlError> {
     if text.is_ascii() {
-        return Ok(Authority::parse(text, scheme)?.into_text().into_owned());
+        return Ok(Cow::Borrowed(text));
     }
     let at = text.rfind(':').unwrap_or(text.len());
     let (host, port) = text.split_at(at);
     let host = idna::domain_to_ascii(host).map_err(|_| UrlError::Host)?;
-    let text = format!("{host}{port}");
-    Ok(Authority::parse(&text, scheme)?.into_text().into_owned())
+    Ok(Cow::Owned(format!("{host}{port}")))
 }
 
-/// The normal form of a host name as people write it, such as one in a list of hosts; a port, if there
-/// is one, stays.
+/// The normal form of a host as people write it, such as one in a list of hosts. A port, if there is
+/// one, stays: which one is the default is not known without a scheme.
 ///
 /// # Errors
 ///
 /// [`UrlError::Host`] or [`UrlError::Port`].
 pub fn host(text: &str) -> Result<String, UrlError> {
-    authority_of_url(text, Scheme::Http)
+    let text = with_a_labels(text)?;
+    Ok(Authority::of_any_scheme(&text)?.into_text().into_owned())
 }
 
 /// The normal form of a path with a query, such as `/a?b`: that of [`Url::target`].
@@ -512,6 +523,15 @@ mod tests {
         ] {
             assert_eq!(Url::parse(bad), Err(why), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_host_without_a_scheme_keeps_its_port() {
+        assert_eq!(
+            host("B\u{fc}cher.example:80").as_deref(),
+            Ok("xn--bcher-kva.example:80")
+        );
+        assert_eq!(host("[0::1]:").as_deref(), Ok("[::1]"));
     }
 
     #[test]

@@ -312,4 +312,4 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -71,6 +71,8 @@ mod entry;
 mod exchange;
 mod fill;
 mod flight;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod hot;
 mod identity;

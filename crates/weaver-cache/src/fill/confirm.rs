@@ -41,8 +41,10 @@ impl Fill {
             .collect();
         let fields = validation::freshened(&stored.head.fields, &update);
         // The cookies that a confirmation sets are for the client that asked, and tell nothing of
-        // the content, which is the stored one.
-        update.retain(|(name, _)| *name != header::SET_COOKIE);
+        // the content, which is the stored one, unless that sets them for everybody.
+        if !sets_known_cookies(&stored.head.fields, &update) {
+            update.retain(|(name, _)| *name != header::SET_COOKIE);
+        }
         let mut shared = validation::freshened(&stored.head.fields, &update);
         let mut aged = shared.clone();
         aged.extend(
@@ -132,6 +134,21 @@ impl Fill {
             Reply::Entry(req, own, Tier::None, Outcome::Revalidated, member),
         );
     }
+}
+
+/// Whether all cookies of an update are among those that a stored response sets: then the origin has
+/// said, by the freshness of that one, that they may be shared (RFC 9111 §7.3).
+fn sets_known_cookies(stored: &Fields, update: &Fields) -> bool {
+    fn names(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+        let cookies = fields
+            .iter()
+            .filter(|(name, _)| *name == header::SET_COOKIE);
+        cookies.map(|(_, value)| {
+            let name = value.as_bytes().split(|byte| *byte == b'=').next();
+            name.unwrap_or_default().trim_ascii()
+        })
+    }
+    names(update).all(|name| names(stored).any(|known| known == name))
 }
 
 /// Whether two responses are found by the same fields of requests, and the same queries.

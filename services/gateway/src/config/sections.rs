@@ -244,17 +244,9 @@ fn server(mut section: Section<'_>) -> ServerConfig {
             Vec::new()
         } else {
             let normal = |host: &String| {
-                let (wildcard, name) = match host.strip_prefix("*.") {
-                    Some(name) => ("*.", name),
-                    None => ("", host.as_str()),
-                };
-                let normal = url::host(name).map_err(|error| {
-                    let what = format!(
-                        "{host:?}: {error}; it is a host such as example.com, or *.example.com"
-                    );
-                    section.fault("trusted_hosts", &what);
-                });
-                normal.ok().map(|name| format!("{wildcard}{name}"))
+                let read = trusted_host(host);
+                read.map_err(|what| section.fault("trusted_hosts", &what))
+                    .ok()
             };
             hosts.iter().filter_map(normal).collect()
         },
@@ -387,6 +379,27 @@ fn telemetry(mut section: Section<'_>) -> TelemetryConfig {
     };
     section.finish();
     telemetry
+}
+
+/// A host that is served, or `*.` and a domain: in normal form, and without a port, since the port is not
+/// compared.
+fn trusted_host(text: &str) -> Result<String, String> {
+    let (wildcard, name) = match text.strip_prefix("*.") {
+        Some(name) => ("*.", name),
+        None => ("", text),
+    };
+    let form = "it is a host such as example.com, or *.example.com";
+    let normal = url::host(name).map_err(|error| format!("{text:?}: {error}; {form}"))?;
+    if normal
+        .rsplit(']')
+        .next()
+        .is_some_and(|end| end.contains(':'))
+    {
+        return Err(format!(
+            "{text:?} has a port, which is not compared; {form}"
+        ));
+    }
+    Ok(format!("{wildcard}{normal}"))
 }
 
 /// A field that can be let through as a client sends it.

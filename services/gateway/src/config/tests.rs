@@ -248,7 +248,7 @@ fn a_store_for_each_user_without_an_identity_is_warned_of() {
 
 #[test]
 fn what_no_key_can_have_is_a_fault() {
-    let text = "[server]\ntrusted_fields = [\"connection\"]\ntrusted_hosts = [\"a b\"]\n\
+    let text = "[server]\ntrusted_fields = [\"connection\"]\ntrusted_hosts = [\"a b\", \"a:80\"]\n\
                 [[routes]]\npath = \"/a/../b\"\nupstreams = [\"http://h\"]\n\
                 vary_on = [\"X-Forwarded-For\"]\nidentity = [\"session\"]\n";
     let found = faults(text, &Environment::default());

@@ -22,6 +22,8 @@ mod connection;
 mod date;
 mod encode;
 mod framing;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod head;
 mod limits;

@@ -38,6 +38,7 @@ mod handler;
 mod ingress;
 mod limit;
 mod model;
+mod network;
 mod problem;
 mod proxy;
 mod remote;

@@ -6,35 +6,38 @@
 //! since others may write to Redis, and names once more at each connection: what a name resolves to
 //! may change in between.
 
-use crate::config::{AgentAllow, routes_upstream};
+use crate::{
+    config::{AgentAllow, routes_upstream},
+    network::Network,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Addresses and names at which agents are allowed.
 #[derive(Debug)]
 pub(crate) struct AddressPolicy {
-    networks: Vec<(IpAddr, u8)>,
+    networks: Vec<Network>,
     hosts: Vec<String>,
 }
 
 /// What no network lets in: each has to be listed by itself, as one address.
-const NEVER: [(IpAddr, u8); 9] = [
+const NEVER: [Network; 9] = [
     // "This host", to which Linux connects as to loopback.
-    (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
+    Network::new(IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
     // Link-local, the metadata services of most clouds among them.
-    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    Network::new(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    Network::new(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
     // The metadata services of Alibaba Cloud and, by IPv6, of AWS.
-    (IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), 32),
-    (
+    Network::new(IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), 32),
+    Network::new(
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
         128,
     ),
     // Multicast, what is reserved, and broadcast.
-    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 3),
-    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
-    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
+    Network::new(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 3),
+    Network::new(IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+    Network::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
     // Oracle Cloud's.
-    (IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)), 32),
+    Network::new(IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)), 32),
 ];
 
 /// Names of metadata services, which resolve in their clouds only.
@@ -93,12 +96,10 @@ impl AddressPolicy {
 
     fn allows(&self, address: IpAddr) -> bool {
         let address = embedded(address);
-        let is_single = |(network, bits): &(IpAddr, u8)| {
-            *bits == if network.is_ipv4() { 32 } else { 128 } && network.to_canonical() == address
-        };
-        let holds = |(network, bits): &(IpAddr, u8)| contains(*network, *bits, address);
-        self.networks.iter().any(is_single)
-            || (!is_never(address) && self.networks.iter().any(holds))
+        let is_in = |network: &Network| network.contains(address);
+        let by_itself = |network: &Network| network.is_single() && is_in(network);
+        self.networks.iter().any(by_itself)
+            || (!is_never(address) && self.networks.iter().any(is_in))
     }
 
     fn forbids_name(&self, name: &str) -> bool {
@@ -118,9 +119,7 @@ impl AddressPolicy {
 }
 
 fn is_never(address: IpAddr) -> bool {
-    NEVER
-        .iter()
-        .any(|(network, bits)| contains(*network, *bits, address))
+    NEVER.iter().any(|network| network.contains(address))
 }
 
 /// The IPv4 address that an IPv6 address stands for: mapped, compatible, 6to4 or NAT64.
@@ -140,21 +139,6 @@ fn embedded(address: IpAddr) -> IpAddr {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => address,
-    }
-}
-
-/// Whether a network holds an address of its own family.
-fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            let shift = 32 - u32::from(bits.min(32));
-            u32::from(address).checked_shr(shift) == u32::from(network).checked_shr(shift)
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let shift = 128 - u32::from(bits.min(128));
-            u128::from(address).checked_shr(shift) == u128::from(network).checked_shr(shift)
-        }
-        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sections, with their keys, defaults and ranges.
 
 use super::{Config, read::Section};
-use crate::ingress::fields;
+use crate::{ingress::fields, network::Network};
 use actix_web::http::header::{AUTHORIZATION, HeaderName};
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 use weaver_cache::{CacheConfig, IdentitySource, Pattern, QueryRule, policy::url};
@@ -39,7 +39,7 @@ pub struct ServerConfig {
     /// What becomes of requests whose path readers resolve differently.
     pub ambiguous_paths: AmbiguousPaths,
     /// Addresses and networks whose Forwarded and X-Forwarded-* count.
-    pub trusted_proxies: Vec<(std::net::IpAddr, u8)>,
+    pub trusted_proxies: Vec<Network>,
     /// How long running requests may take after SIGTERM.
     pub shutdown_grace: Duration,
     /// How long an idle connection is kept; zero closes after each response.
@@ -262,7 +262,9 @@ fn server(mut section: Section<'_>) -> ServerConfig {
             ],
         ),
         trusted_proxies: section
-            .parsed_list("trusted_proxies", network)
+            .parsed_list("trusted_proxies", |text| {
+                text.parse::<Network>().map_err(|error| error.to_string())
+            })
             .unwrap_or_default(),
         shutdown_grace: section.duration("shutdown_grace", Duration::from_secs(30), Duration::ZERO),
         keep_alive: section.duration("keep_alive", Duration::from_secs(75), Duration::ZERO),
@@ -291,24 +293,6 @@ fn server(mut section: Section<'_>) -> ServerConfig {
     };
     section.finish();
     server
-}
-
-fn network(text: &str) -> Result<(std::net::IpAddr, u8), String> {
-    let bad = || format!("{text:?} is neither an address nor a network such as 10.0.0.0/8");
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
-    let address: std::net::IpAddr = address.parse().map_err(|_| bad())?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let bits = match bits {
-        Some(bits) => bits
-            .parse()
-            .ok()
-            .filter(|bits| *bits <= most)
-            .ok_or_else(bad)?,
-        None => most,
-    };
-    Ok((address, bits))
 }
 
 fn cors(mut section: Section<'_>) -> CorsConfig {

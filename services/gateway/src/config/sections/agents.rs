@@ -1,6 +1,7 @@
 //! `[agents]`
 
-use super::{Section, host_name, network};
+use super::{Section, host_name};
+use crate::network::Network;
 use std::{net::IpAddr, time::Duration};
 use weaver_registry::RegistryConfig;
 
@@ -8,7 +9,7 @@ use weaver_registry::RegistryConfig;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentAllow {
     /// Networks that hold their addresses.
-    pub networks: Vec<(IpAddr, u8)>,
+    pub networks: Vec<Network>,
     /// Names that may resolve to any unicast address; `*.` and a name is every name below it.
     pub hosts: Vec<String>,
 }
@@ -30,7 +31,8 @@ fn allow(section: &mut Section<'_>) -> AgentAllow {
     for entry in &given {
         let is_network = entry.contains('/') || entry.parse::<IpAddr>().is_ok();
         let read = if is_network {
-            network(entry).map(|network| networks.push(network))
+            let network = entry.parse::<Network>().map_err(|error| error.to_string());
+            network.map(|network| networks.push(network))
         } else if entry == "*" {
             Err(
                 "\"*\" allows every address; list \"0.0.0.0/0\" and \"::/0\" if you want that"

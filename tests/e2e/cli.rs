@@ -68,3 +68,19 @@ fn a_valid_configuration_checks_out_and_a_missing_file_is_named() -> Result<()> 
     assert!(String::from_utf8(output.stderr)?.contains("/no/such/file.toml"));
     Ok(())
 }
+
+#[test]
+fn the_environment_names_the_file_and_can_have_the_routes() -> Result<()> {
+    let file = scratch("cli").join("weaver.toml");
+    std::fs::write(&file, "[server]\nlisten = 7\n")?;
+    let file = file.display().to_string();
+    let output = run(&["check"], &[("WEAVER_CONFIG", &file)])?;
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr)?.contains("weaver.toml:2"));
+    let routes =
+        "[{ path = '/', upstreams = ['http://h'] }, { path = '/a', upstreams = ['http://h'] }]";
+    let output = run(&["check"], &[("WEAVER_ROUTES", routes)])?;
+    let said = String::from_utf8(output.stdout)?;
+    assert!(said.contains("2 routes"), "{said}");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::{
-    config::{Config, Environment},
+    config::{CONFIG_VARIABLE, Config, Environment},
     demo,
     remote::{self, Admin, warm::Warm},
     server, telemetry,
@@ -26,7 +26,7 @@ enum Command {
     /// Serve, as the configuration says
     Serve {
         /// The configuration, a TOML file; WEAVER_SECTION__KEY variables stand over it
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
         config: Option<PathBuf>,
     },
     /// Serve a sample upstream through the gateway; needs no Redis and no configuration
@@ -50,7 +50,7 @@ enum Command {
     /// Check a configuration and list every fault in it
     Check {
         /// The configuration, a TOML file
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
         config: Option<PathBuf>,
     },
     /// Purge stored responses in all nodes, through the admin port of one (POST /purge)

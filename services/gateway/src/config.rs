@@ -16,6 +16,7 @@ pub use sections::{
     ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
     ServerConfig, TelemetryConfig, WarmConfig,
 };
+pub(crate) use source::CONFIG as CONFIG_VARIABLE;
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
 

@@ -1,6 +1,9 @@
 //! Reading a table key by key, collecting what is wrong on the way.
 
-use super::{source::Source, values};
+use super::{
+    source::{self, Source},
+    values,
+};
 use config::{Map, Value, ValueKind};
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
@@ -171,9 +174,27 @@ impl<'a> Section<'a> {
         .unwrap_or(default)
     }
 
-    /// A list of texts; from the environment, separated by commas.
+    /// [`Self::take`] of a list or a table, which the environment has as TOML, in one line or several.
+    fn take_structure(&mut self, key: &str) -> Option<Value> {
+        let value = self.take(key)?;
+        let ValueKind::String(text) = &value.kind else {
+            return Some(value);
+        };
+        if !text.trim_start().starts_with(['[', '{']) {
+            return Some(value);
+        }
+        match source::inline(text) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.fault(key, &format!("is not TOML: {what}"));
+                None
+            }
+        }
+    }
+
+    /// A list of texts; from the environment, separated by commas or as a TOML array.
     pub(super) fn list(&mut self, key: &str) -> Option<Vec<String>> {
-        match self.take(key)?.kind {
+        match self.take_structure(key)?.kind {
             ValueKind::Array(items) => Some(
                 items
                     .into_iter()
@@ -218,7 +239,7 @@ impl<'a> Section<'a> {
     /// A table below this one; an empty one where it is not there.
     pub(super) fn section(&mut self, key: &str) -> Section<'a> {
         let path = self.path(key);
-        let rest = match self.take(key).map(|value| value.kind) {
+        let rest = match self.take_structure(key).map(|value| value.kind) {
             Some(ValueKind::Table(table)) => table,
             None => Map::new(),
             Some(_) => {
@@ -232,7 +253,7 @@ impl<'a> Section<'a> {
     /// An array of tables.
     pub(super) fn tables(&mut self, key: &str) -> Vec<Section<'a>> {
         let path = self.path(key);
-        let items = match self.take(key).map(|value| value.kind) {
+        let items = match self.take_structure(key).map(|value| value.kind) {
             Some(ValueKind::Array(items)) => items,
             None => Vec::new(),
             Some(_) => {

@@ -69,6 +69,8 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 const PREFIX: &str = "WEAVER_";
+/// The variable that names the configuration file where the command line does not.
+pub(crate) const CONFIG: &str = "WEAVER_CONFIG";
 
 /// Names from before Weaver had sections, with the key that they set.
 const SEEDS: [(&str, &[&str]); 9] = [
@@ -110,7 +112,8 @@ impl Source {
             let Some(rest) = variable.strip_prefix(PREFIX) else {
                 continue;
             };
-            if is_of_kubernetes(rest) {
+            // Names the file.
+            if variable == CONFIG || is_of_kubernetes(rest) {
                 continue;
             }
             variables.insert(
@@ -183,8 +186,16 @@ impl Source {
 
     /// The file and line, or the variable, in which a key stands.
     fn place(&self, path: &str) -> String {
-        if let Some(variable) = self.variables.get(path) {
-            return format!("environment variable {variable}");
+        let mut whole = path;
+        loop {
+            if let Some(variable) = self.variables.get(whole) {
+                return format!("environment variable {variable}");
+            }
+            // A variable may have a whole table, or an array of them.
+            match whole.rfind(['.', '[']) {
+                Some(at) => whole = &whole[..at],
+                None => break,
+            }
         }
         match self.line(path) {
             Some(line) => format!("{}:{line}", self.name),
@@ -240,6 +251,16 @@ impl Source {
             .count()
             + 1
     }
+}
+
+/// A value in TOML.
+pub(super) fn inline(text: &str) -> Result<Value, String> {
+    let merged = Merged::builder()
+        .add_source(File::from_str(&format!("value = {text}"), FileFormat::Toml))
+        .build()
+        .and_then(|merged| merged.get("value"));
+    // What the parser shows of the text may be a secret.
+    merged.map_err(|_| "it is an array such as [\"a\"] or a table such as { a = 1 }".to_owned())
 }
 
 /// The steps of a path such as `cache.patterns."/a.b".ttl` or `routes[1].path`.

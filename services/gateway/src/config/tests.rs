@@ -265,3 +265,44 @@ fn what_no_key_can_have_is_a_fault() {
         );
     }
 }
+
+#[test]
+fn the_environment_can_have_tables_and_arrays() {
+    let environment = Environment::with([
+        ("WEAVER_CONFIG", "elsewhere.toml"),
+        (
+            "WEAVER_ROUTES",
+            r#"[{ path = "/a", upstreams = ["http://h:1"] }, { path = "/b", upstreams = ["http://h:2"], ttl = 5 }]"#,
+        ),
+        (
+            "WEAVER_CACHE__PATTERNS",
+            r#"{ "/x/*" = 60, "/y" = { ttl = "5m" } }"#,
+        ),
+        ("WEAVER_SERVER__TRUSTED_HOSTS", r#"["a.test", "b.test"]"#),
+        ("WEAVER_CACHE__IDENTITY_SECRET", "[not a list of TOML"),
+    ]);
+    let config = Config::parse("weaver.toml", "", &environment).unwrap();
+    let paths: Vec<_> = config.routes.iter().map(|route| &*route.path).collect();
+    assert_eq!(paths, ["/a", "/b"]);
+    assert_eq!(config.server.trusted_hosts, ["a.test", "b.test"]);
+    let has = |path| {
+        let mut patterns = config.cache.cache_patterns.iter();
+        patterns.any(|pattern| pattern.path.as_str() == path)
+    };
+    assert!(has("/x/*") && has("/y"));
+    let environment = Environment::with([
+        ("WEAVER_ROUTES", r#"[{ path = "a" }]"#),
+        ("WEAVER_CACHE__PATTERNS", "{ secret"),
+    ]);
+    let found = faults("", &environment);
+    for wanted in [
+        "routes[0].path: \"a\" is not the beginning of a path such as \"/api\" (environment variable WEAVER_ROUTES)",
+        "cache.patterns: is not TOML: it is an array such as [\"a\"] or a table such as { a = 1 } (environment variable WEAVER_CACHE__PATTERNS)",
+    ] {
+        assert!(
+            found.iter().any(|line| line == wanted),
+            "{wanted}\nnot among {found:#?}"
+        );
+    }
+    assert!(!found.iter().any(|line| line.contains("secret")));
+}

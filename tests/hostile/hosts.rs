@@ -174,3 +174,24 @@ async fn several_lines_of_x_forwarded_for_are_one_list() -> Result<()> {
     assert!(sent.contains("x-real-ip: 1.2.3.4\r\n"), "{sent}");
     Ok(())
 }
+
+/// An origin may read the first element, and a client has written that.
+#[tokio::test]
+async fn nothing_of_forwarded_goes_on_as_it_came() -> Result<()> {
+    let (_origin, gateway) = gateway("trusted_proxies = [\"127.0.0.1\"]").await?;
+    let forwarded = "forwarded: host=evil.test;proto=https;by=evil, for=evil, for=1.2.3.4;host=h.test;proto=http";
+    let head = format!("GET /f HTTP/1.1\r\nhost: inner.test\r\n{forwarded}");
+    let sent = body(&ask(&gateway, &head).await?);
+    assert!(!sent.contains("evil"), "{sent}");
+    let written = "forwarded: for=1.2.3.4;host=\"h.test\";proto=http, for=127.0.0.1\r\n";
+    assert!(sent.contains(written), "{sent}");
+    // A proxy that writes X-Forwarded-For alone lets a client's Forwarded through.
+    let head =
+        format!("GET /g HTTP/1.1\r\nhost: inner.test\r\nx-forwarded-for: 1.2.3.4\r\n{forwarded}");
+    let sent = body(&ask(&gateway, &head).await?);
+    assert!(
+        sent.contains("host: inner.test\r\n") && !sent.contains("evil"),
+        "{sent}"
+    );
+    Ok(())
+}

@@ -44,7 +44,23 @@ async fn what_is_listed_tells_users_apart() -> Result<()> {
         let again = get(&gateway, "/", user).await?;
         assert!(is_hit(&again) && body(&again) == body(&first), "{user}");
     }
-    assert_eq!(origin.requests(), users.len());
+    assert_eq!(origin.requests(), users.len(), "one each");
+    // What reaches the origin beside it counts too, and what is empty is nobody.
+    for other in ["authorization: bob", "authorization: carol"] {
+        let fields = format!("cookie: session=alice\r\n{other}");
+        assert!(!is_hit(&get(&gateway, "/", &fields).await?), "{other}");
+    }
+    for nobody in [
+        "cookie: session=",
+        "x-user:",
+        "cookie: session=\r\nx-user: ",
+    ] {
+        let answer = get(&gateway, "/", nobody).await?;
+        assert!(
+            field(&answer, "cache-status").contains("no-identity"),
+            "{nobody}"
+        );
+    }
     // Other cookies make no difference, and credentials alone are no identity here.
     assert!(is_hit(
         &get(&gateway, "/", "cookie: a=b; session=alice").await?
@@ -59,5 +75,38 @@ async fn whoami_is_kept_where_nobody_is_known() -> Result<()> {
     let gateway = Gateway::start("").await?;
     assert_eq!(get(&gateway, "/whoami", "").await?.status(), 200);
     assert!(is_hit(&get(&gateway, "/whoami", "").await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_that_nobody_reads_here_keep_users_apart() -> Result<()> {
+    let origin = echo().await?;
+    let keyed = "[auth]\nmode = \"api_key\"\napi_keys = [\"k:ann\"]\n[cache.patterns]\n\
+                 \"/*\" = { ttl = 60, override = true }\n";
+    let by_cookie = "[auth]\nmode = \"api_key\"\napi_keys = [\"k:ann\"]\n[cache.patterns]\n\
+                     \"/*\" = { ttl = 60, override = true, per_user = true, identity = [\"cookie:s\"] }\n";
+    for (config, one, other) in [
+        (
+            keyed,
+            "authorization: Basic YQ==",
+            "authorization: Basic Yg==",
+        ),
+        (by_cookie, "cookie: s=a", "cookie: s=b"),
+        ("", "x-api-key: a", "x-api-key: b"),
+        ("", "x-user-id: a", "x-user-id: b"),
+    ] {
+        let gateway = Gateway::start(&format!("{config}{}", origin.route(""))).await?;
+        let key = if config.is_empty() {
+            ""
+        } else {
+            "x-api-key: k\r\n"
+        };
+        for fields in [one, other] {
+            let fields = format!("{key}{fields}");
+            let first = get(&gateway, "/", &fields).await?;
+            assert!(!is_hit(&first), "{fields}: {}", first.text());
+            assert!(is_hit(&get(&gateway, "/", &fields).await?), "{fields}");
+        }
+    }
     Ok(())
 }

@@ -125,7 +125,13 @@ async fn a_path_that_may_be_of_another_rule_is_not_kept_under_this_one() -> Resu
     ] {
         assert_eq!(get(&gateway, path, "").await?.status(), 400, "{path}");
     }
-    for path in ["/account;x.css", "/account%3fx.css", "/account%23x"] {
+    for path in [
+        "/account;x.css",
+        "/account%3bx.css",
+        "/%61ccount%3Bx",
+        "/account%3fx.css",
+        "/account%23x",
+    ] {
         let alice = get(&gateway, path, "authorization: alice").await?;
         assert_eq!(alice.status(), 200, "{path}");
         assert!(field(&alice, "cache-status").contains("ambiguous-path"));
@@ -147,5 +153,40 @@ async fn what_is_no_path_is_refused() -> Result<()> {
     }
     let options = ask(&gateway, "OPTIONS * HTTP/1.1\r\nhost: h.test").await?;
     assert!(options.status() < 500, "{}", options.text());
+    Ok(())
+}
+
+/// What says most precisely how a path is kept stands over what is wider.
+#[tokio::test]
+async fn a_wide_pattern_does_not_keep_what_is_told_not_to_be_kept() -> Result<()> {
+    let nginx = Nginx::start(
+        "location / { default_type text/plain; return 200 \"$uri of $http_cookie\"; }",
+    )
+    .await?;
+    let port = nginx.port();
+    let route = |path: &str, keys: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nupstreams = [\"http://127.0.0.1:{port}\"]\n{keys}\n"
+        )
+    };
+    let config = format!(
+        "[cache.patterns]\n\"/*\" = {{ ttl = 60, override = true }}\n\"/free\" = 0\n\"/free/*\" = 0\n\
+         \"/off/*\" = {{ ttl = 60, override = true }}\n{}{}{}",
+        route("/", ""),
+        route("/account", "cache = \"off\""),
+        route("/off", "cache = \"off\""),
+    );
+    let gateway = Gateway::start(&config).await?;
+    for path in ["/account", "/account/x", "/free", "/free/x", "/off/x"] {
+        get(&gateway, path, "cookie: s=alice").await?;
+        let bob = get(&gateway, path, "cookie: s=bob").await?;
+        assert!(
+            !is_hit(&bob) && body(&bob).ends_with("bob"),
+            "{path}: {}",
+            bob.text()
+        );
+    }
+    get(&gateway, "/other", "").await?;
+    assert!(is_hit(&get(&gateway, "/other", "").await?));
     Ok(())
 }

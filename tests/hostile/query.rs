@@ -55,3 +55,19 @@ async fn a_request_that_changes_something_keeps_its_query() -> Result<()> {
     assert!(body(&answer).starts_with("post /?id=1&x=2 "));
     Ok(())
 }
+
+#[tokio::test]
+async fn what_readers_decode_differently_is_equivalent_to_nothing() -> Result<()> {
+    let origin = echo().await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    for (raw, escaped) in [
+        ("/?q=50%", "/?q=50%25"),
+        ("/?q=%zz", "/?q=%25zz"),
+        ("/?a%2", "/?a%252"),
+    ] {
+        assert_eq!(sent(&gateway, raw).await?, raw);
+        assert_eq!(sent(&gateway, escaped).await?, escaped);
+        assert!(is_hit(&get(&gateway, raw, "").await?), "{raw}");
+    }
+    Ok(())
+}

@@ -19,7 +19,7 @@ const MAX_ROUNDS: usize = 4;
 pub struct Judged<'a> {
     /// Without dot segments, empty segments and escapes of unreserved characters.
     pub path: Cow<'a, str>,
-    /// Whether some reader finds a dot segment in it, or a control character.
+    /// Whether some reader finds a dot segment in it, a bare backslash, or a control character.
     pub has_dots: bool,
     /// How other readers resolve it, where that differs.
     pub readings: Vec<Reading>,
@@ -67,7 +67,8 @@ pub fn judge(path: &str) -> Result<Judged<'_>, UrlError> {
     }
     let normal = url::path(path)?;
     let strict = resolved(&normal);
-    let mut has_dots = normal.split('/').any(is_dots);
+    // A bare backslash is no character of a URL, and a slash to those who follow WHATWG's.
+    let mut has_dots = path.contains('\\') || normal.split('/').any(is_dots);
     let mut readings: Vec<Reading> = Vec::new();
     let mut add = |reading: String, by_separator: bool| {
         let path = resolved(&reading);
@@ -118,8 +119,10 @@ fn is_dots(segment: &str) -> bool {
     matches!(segment, "." | "..")
 }
 
+/// The `;` may be escaped: proxies decode it on the way.
 fn without_parameters(segment: &str) -> &str {
-    segment.split(';').next().unwrap_or("")
+    let segment = segment.split(';').next().unwrap_or("");
+    segment.split("%3B").next().unwrap_or("")
 }
 
 /// Without empty and dot segments.
@@ -266,6 +269,7 @@ mod tests {
             "/static/..%23x",
             "/static/%c0%ae%c0%ae/account",
             "/static/..%c0%afaccount",
+            "/a\\account",
             "/account%00.css",
             "/account%0a.css",
             "/a%2525252525252e",
@@ -281,6 +285,8 @@ mod tests {
             ("/static%5Caccount", "/static/account", true),
             ("/%2561ccount", "/account", true),
             ("/account;x.css", "/account", false),
+            ("/account%3bx.css", "/account", false),
+            ("/%61ccount%3Bx", "/account", false),
             ("/account%3fx.css", "/account", false),
             ("/account%23x.css", "/account", false),
             ("/a;x/b;y", "/a/b", false),

@@ -4,6 +4,7 @@ use crate::{
     Bypass, Flags, Headers, Lifetime, Millis, Mode, Policy, date,
     directives::{RequestDirectives, ResponseDirectives, delta_seconds},
     headers::list,
+    vary,
 };
 
 /// The request that was sent, as far as storing depends on it.
@@ -178,11 +179,8 @@ fn forbidden<Q: Headers + ?Sized, A: Headers + ?Sized>(
     if asked.authenticated && !asked.partitioned && !shareable {
         return Err(Bypass::Authenticated);
     }
-    let unknown = |member: &[u8]| {
-        let mut generated = policy.generated_fields.iter();
-        generated.any(|field| member.eq_ignore_ascii_case(field.as_bytes()))
-    };
-    if list(answered.headers.lines("vary")).any(|member| member == b"*" || unknown(member)) {
+    let is_generated = |name: &String| policy.generated_fields.contains(name);
+    if vary::names(answered.headers).is_none_or(|names| names.iter().any(is_generated)) {
         return Err(Bypass::VaryStar);
     }
     Ok(())

@@ -371,25 +371,21 @@ pub fn path(path: &str) -> Result<Cow<'_, str>, UrlError> {
         return Ok(Cow::Borrowed(path));
     }
     check(path)?;
-    let bad_escape = path
-        .bytes()
-        .enumerate()
-        .filter(|(_, byte)| *byte == b'%')
-        .any(|(at, _)| escape(path.as_bytes(), at).is_none());
-    if bad_escape {
+    if has_bad_escape(path) {
         return Err(UrlError::Escape);
     }
-    Ok(Cow::Owned(normalised(path)))
+    Ok(Cow::Owned(normalised(path, true)))
 }
 
-/// The normal form of a query. A `%` that begins no escape, which browsers send, is taken for itself:
-/// it becomes `%25`.
+/// The normal form of a query. Of one with a `%` that begins no escape, which browsers send, all
+/// escapes stay as they are: readers differ in what they make of it, so that it is equivalent to no
+/// other.
 #[must_use]
 pub fn query(query: &str) -> Cow<'_, str> {
     if query.bytes().all(|byte| is_plain(byte) || byte == b'?') {
         Cow::Borrowed(query)
     } else {
-        Cow::Owned(normalised(query))
+        Cow::Owned(normalised(query, !has_bad_escape(query)))
     }
 }
 
@@ -410,7 +406,14 @@ pub(crate) fn escape(bytes: &[u8], at: usize) -> Option<u8> {
     u8::try_from(high * 16 + low).ok()
 }
 
-fn normalised(text: &str) -> String {
+/// Whether a `%` begins no escape.
+fn has_bad_escape(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut percents = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%');
+    percents.any(|(at, _)| escape(bytes, at).is_none())
+}
+
+fn normalised(text: &str, decodes: bool) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len() + 8);
@@ -423,7 +426,7 @@ fn normalised(text: &str) -> String {
     while let Some(&byte) = bytes.get(at) {
         at += 1;
         match byte {
-            b'%' => match escape(bytes, at - 1) {
+            b'%' => match escape(bytes, at - 1).filter(|_| decodes) {
                 Some(escaped) => {
                     at += 2;
                     if is_unreserved(escaped) {
@@ -432,7 +435,7 @@ fn normalised(text: &str) -> String {
                         put_escape(&mut out, escaped);
                     }
                 }
-                None => put_escape(&mut out, b'%'),
+                None => out.push('%'),
             },
             byte if is_plain(byte) || byte == b'?' => out.push(byte as char),
             byte => put_escape(&mut out, byte),
@@ -489,8 +492,8 @@ mod tests {
         assert_eq!(normal("http://h/a%2fb"), "http://h/a%2Fb");
         assert_eq!(normal("http://h//a"), "http://h//a");
         assert_eq!(normal("http://h/é?é"), "http://h/%C3%A9?%C3%A9");
-        assert_eq!(normal("http://h/?q=100%"), "http://h/?q=100%25");
-        assert_eq!(normal("http://h/?%%32e"), "http://h/?%252e");
+        assert_eq!(normal("http://h/?q=100%&a=%7e"), "http://h/?q=100%&a=%7e");
+        assert_eq!(normal("http://h/?%%32e"), "http://h/?%%32e");
         assert_eq!(
             normal("http://Bücher.example:8080/"),
             "http://xn--bcher-kva.example:8080/"

@@ -18,13 +18,13 @@ pub type Names = SmallVec<[String; 4]>;
 /// More names than this in a Vary make a response that nobody would ask for twice.
 pub const MAX_NAMES: usize = 32;
 
-/// Reads Vary; `None` for one that matches no request ever: `*` in any place, or more than
-/// [`MAX_NAMES`] names.
+/// Reads Vary; `None` for one that matches no request ever: `*` in any place, more than [`MAX_NAMES`]
+/// names, or what is no field name, of which nobody can tell what it was to be.
 #[must_use]
 pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
     let mut names = Names::new();
     for member in list(headers.lines("vary")) {
-        if member == b"*" || names.len() == MAX_NAMES {
+        if !is_field_name(member) || names.len() == MAX_NAMES {
             return None;
         }
         names.push(String::from_utf8_lossy(member).to_ascii_lowercase());
@@ -32,6 +32,12 @@ pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
     names.sort_unstable();
     names.dedup();
     Some(names)
+}
+
+/// RFC 9110 §5.1: a token, other than `*`.
+fn is_field_name(member: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    member != b"*" && !member.is_empty() && member.iter().all(is_token)
 }
 
 /// What a stored response was selected by.

@@ -82,7 +82,8 @@ pub struct CacheConfig {
 pub struct CachePattern {
     /// The pattern; as it is written, also the name by which it is counted.
     pub path: Pattern,
-    /// Seconds of freshness for a response that says none.
+    /// Seconds of freshness for a response that says none; 0 exempts the paths from patterns that
+    /// come behind it.
     pub ttl: u64,
     /// Whether `ttl` stands over what the response says.
     pub overrides: bool,
@@ -187,9 +188,9 @@ impl CacheConfig {
         listed.iter().chain(always).cloned().collect()
     }
 
-    /// The rules of the patterns, in their order.
+    /// The rules of the patterns, in their order; `None` for one that exempts.
     #[must_use]
-    pub fn rules(&self) -> Vec<(Pattern, Arc<Rule>)> {
+    pub fn rules(&self) -> Vec<(Pattern, Option<Arc<Rule>>)> {
         let default_query = if self.include_query_params {
             QueryRule::Keep
         } else {
@@ -198,6 +199,9 @@ impl CacheConfig {
         self.cache_patterns
             .iter()
             .map(|entry| {
+                if entry.ttl == 0 {
+                    return (entry.path.clone(), None);
+                }
                 let policy = self.pattern_policy(entry.ttl, entry.overrides);
                 let mut rule = Rule::new(entry.path.as_str(), policy)
                     .per_user(entry.per_user)
@@ -206,7 +210,7 @@ impl CacheConfig {
                     .query(entry.query.clone().unwrap_or_else(|| default_query.clone()));
                 rule.sort_query = entry.sort_query;
                 rule.early_refresh = self.early_refresh;
-                (entry.path.clone(), Arc::new(rule))
+                (entry.path.clone(), Some(Arc::new(rule)))
             })
             .collect()
     }

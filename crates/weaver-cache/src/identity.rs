@@ -91,27 +91,55 @@ impl Secret {
         Some(*hasher.finalize().as_bytes())
     }
 
-    /// What stands for the credentials: the principal where there is one, otherwise the sources, or
-    /// Authorization where none are listed. `None` if nothing of it is there.
+    /// What stands for the credentials: the principal, and what the listed sources have; where none are
+    /// listed and nobody is known, Authorization. `None` if nothing of it is there.
+    ///
+    /// Beside what sources have Authorization counts too, for it reaches the origin; by itself it
+    /// does not make a user.
     pub(crate) fn credentials(
         &self,
         principal: Option<&Principal>,
         sources: &[IdentitySource],
         headers: &HeaderMap,
     ) -> Option<[u8; 32]> {
-        match principal {
-            Some(principal) => Some(self.principal(principal)),
-            None if sources.is_empty() => self.header(&AUTHORIZATION, headers),
-            None => self.sources(sources, headers),
+        if sources.is_empty() {
+            return match principal {
+                Some(principal) => Some(self.principal(principal)),
+                None => self.header(&AUTHORIZATION, headers),
+            };
         }
+        let listed = self.sources(sources, headers);
+        if principal.is_none() && listed.is_none() {
+            return None;
+        }
+        let authorization = match principal {
+            Some(_) => None,
+            None => self.header(&AUTHORIZATION, headers),
+        };
+        let parts = [
+            principal.map(|principal| self.principal(principal)),
+            listed,
+            authorization,
+        ];
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"credentials\0");
+        for part in parts {
+            match part {
+                Some(hash) => hasher.update(&[1]).update(&hash),
+                None => hasher.update(&[0]),
+            };
+        }
+        Some(*hasher.finalize().as_bytes())
     }
 
+    /// What the sources have that is not empty: an empty cookie is what is left of a user who has
+    /// logged out.
     fn sources(&self, sources: &[IdentitySource], headers: &HeaderMap) -> Option<[u8; 32]> {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(b"sources\0");
         let mut any = false;
         let mut put = |bytes: &[u8]| {
-            any = true;
+            any |= !bytes.is_empty();
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
@@ -189,12 +217,13 @@ mod tests {
         let of = |fields: &[_]| secret.credentials(None, &sources, &asked(fields));
         assert_eq!(of(&[("cookie", "other=1"), ("authorization", "x")]), None);
         assert_eq!(of(&[("cookie", "xsession=1")]), None);
+        assert_eq!(of(&[("cookie", "session="), ("x-user", "")]), None);
         let alice = of(&[("cookie", "a=b; session=alice")]);
         assert!(alice.is_some());
         assert_eq!(alice, of(&[("cookie", "session=alice"), ("cookie", "c=d")]));
         for other in [
             &[("cookie", "session=bob")][..],
-            &[("cookie", "session=")],
+            &[("cookie", "session=alice"), ("authorization", "bob")],
             &[("x-user", "alice")],
             &[("cookie", "session=alice"), ("x-user", "")],
             &[("cookie", "session=alice; session=bob")],
@@ -203,6 +232,22 @@ mod tests {
             let other = of(other);
             assert!(other.is_some() && other != alice);
         }
+    }
+
+    #[test]
+    fn a_principal_is_told_apart_by_what_is_listed_besides() {
+        let sources = ["cookie:session".parse().unwrap()];
+        let secret = Secret::new(Some([7; 32]));
+        let principal = Principal("ann".into());
+        let of = |fields: &[_]| secret.credentials(Some(&principal), &sources, &asked(fields));
+        let (none, a, b) = (
+            of(&[]),
+            of(&[("cookie", "session=a")]),
+            of(&[("cookie", "session=b")]),
+        );
+        assert!(none.is_some() && none != a && a != b);
+        // The application has read Authorization already.
+        assert_eq!(none, of(&[("authorization", "x")]));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl ResponseCache {
             patterns
                 .iter()
                 .find(|(pattern, _)| pattern.matches(&judged.path))
-                .map(|(_, rule)| Arc::clone(rule))
+                .and_then(|(_, rule)| rule.clone())
         })
     }
 

@@ -43,8 +43,9 @@ pub struct Rule {
     /// Whether each user has a store of their own. A request of which nothing tells whose it is goes
     /// past the cache.
     pub per_user: bool,
-    /// What tells users apart where there is no [`Principal`](crate::Principal): all of these that
-    /// a request has. Where none are listed, Authorization does.
+    /// What tells users apart beside the [`Principal`](crate::Principal), or without one: all of these
+    /// that a request has, and Authorization with them. Where none are listed, Authorization does.
+    /// Empty values are none.
     pub identity: Vec<IdentitySource>,
     /// Request headers that join the key. `Authorization` stands for the credentials, however they
     /// came: where a [`Principal`](crate::Principal) is known it is used in place of the header.
@@ -240,6 +241,13 @@ impl Pattern {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// How many of its segments are written out, and not `*`.
+    #[must_use]
+    pub fn literal_segments(&self) -> usize {
+        let literal = |segment: &&Box<str>| !matches!(&***segment, "" | "*");
+        self.segments.iter().filter(literal).count()
     }
 
     /// Whether the path of a request fits.

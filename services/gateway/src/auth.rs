@@ -136,6 +136,21 @@ impl Authenticator {
         Ok(Some(identity))
     }
 
+    /// Whose store a request is answered from: the user's, and apart from it, where there is an
+    /// Authorization that was not read here, what that says. It reaches the upstream too.
+    pub(crate) fn partition(&self, identity: &Identity, headers: &HeaderMap) -> Arc<str> {
+        let user = &identity.user;
+        match headers.get(header::AUTHORIZATION) {
+            Some(other)
+                if matches!(self.method, Method::ApiKey(_)) && bearer(headers).is_none() =>
+            {
+                let hash = blake3::hash(other.as_bytes()).to_hex();
+                format!("{} {user} {hash}", user.len()).into()
+            }
+            _ => Arc::clone(user),
+        }
+    }
+
     fn respond(&self, refusal: Refusal) -> HttpResponse {
         let (status, what) = match refusal {
             Refusal::Missing(what) | Refusal::Wrong(what) | Refusal::Expired(what) => {

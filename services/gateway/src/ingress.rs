@@ -138,6 +138,8 @@ where
             }
         };
         let context = Rc::new(context);
+        let identity = context.identity.as_ref();
+        let partition = identity.map(|identity| state.auth.partition(identity, req.headers()));
         let finisher = ResponseFinisher {
             started,
             origin: cors::origin(&state.config.cors, req.headers()),
@@ -152,8 +154,8 @@ where
         };
         {
             let mut extensions = req.extensions_mut();
-            if let Some(identity) = &context.identity {
-                extensions.insert(Principal(Arc::clone(&identity.user)));
+            if let Some(partition) = partition {
+                extensions.insert(Principal(partition));
             }
             if context.canonical.scheme == Scheme::Https {
                 extensions.insert(Https);

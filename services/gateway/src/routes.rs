@@ -65,7 +65,7 @@ impl Matched {
 
 pub(crate) struct Routes {
     routes: Vec<Arc<Route>>,
-    patterns: Vec<(Pattern, Arc<Rule>)>,
+    patterns: Vec<(Pattern, Option<Arc<Rule>>)>,
     /// `/whoami` where nobody is known: the same for all.
     whoami_of_nobody: Option<Arc<Rule>>,
     built_in: Vec<(&'static str, Target, RouteHttpMetrics)>,
@@ -108,8 +108,9 @@ impl Routes {
             .iter()
             .find(|(pattern, _)| pattern.matches("/whoami"));
         let whoami_of_nobody = whoami
-            .filter(|(_, rule)| rule.per_user && matches!(config.auth.mode, AuthMode::None))
-            .map(|(_, rule)| Arc::new(Rule::clone(rule).per_user(false)));
+            .and_then(|(_, rule)| rule.as_ref())
+            .filter(|rule| rule.per_user && matches!(config.auth.mode, AuthMode::None))
+            .map(|rule| Arc::new(Rule::clone(rule).per_user(false)));
         Self {
             routes,
             whoami_of_nobody,
@@ -146,7 +147,7 @@ impl Routes {
                     Target::Whoami if self.whoami_of_nobody.is_some() => {
                         self.whoami_of_nobody.clone()
                     }
-                    _ if cached => self.pattern(path),
+                    _ if cached => self.pattern(path).and_then(|(_, rule)| rule.clone()),
                     _ => None,
                 };
                 return Matched {
@@ -162,7 +163,7 @@ impl Routes {
             .find(|route| covers(&route.config.path, path))
         {
             Some(route) => Matched {
-                rule: self.pattern(path).or_else(|| route.rule.clone()),
+                rule: self.rule(route, path),
                 metrics: route.metrics.clone(),
                 target: Target::Route(Arc::clone(route)),
             },
@@ -174,12 +175,31 @@ impl Routes {
         }
     }
 
-    fn pattern(&self, path: &str) -> Option<Arc<Rule>> {
+    /// The pattern's rule, or the route's where no pattern has the path or the route says more precisely
+    /// what is to be done.
+    fn rule(&self, route: &Route, path: &str) -> Option<Arc<Rule>> {
+        match self.pattern(path) {
+            Some((pattern, Some(rule))) if !stands_over(&route.config, pattern) => {
+                Some(Arc::clone(rule))
+            }
+            _ => route.rule.clone(),
+        }
+    }
+
+    fn pattern(&self, path: &str) -> Option<&(Pattern, Option<Arc<Rule>>)> {
         self.patterns
             .iter()
             .find(|(pattern, _)| pattern.matches(path))
-            .map(|(_, rule)| Arc::clone(rule))
     }
+}
+
+/// Whether what a route says of caching stands over a pattern: it says so, and its path is longer than
+/// what is written out of the pattern, or as long and it says "off".
+fn stands_over(route: &RouteConfig, pattern: &Pattern) -> bool {
+    let segments = route.path.split('/').filter(|segment| !segment.is_empty());
+    let (own, of_pattern) = (segments.count(), pattern.literal_segments());
+    route.cache_is_given
+        && (own > of_pattern || own == of_pattern && own > 0 && route.cache == RouteCache::Off)
 }
 
 /// Whether a route's path is a beginning of the request's, by whole segments.

@@ -165,7 +165,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     let redis_section = root.section("redis");
     let redis = redis::read(redis_section);
     let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
-    cache.key_headers.clone_from(&server.trusted_fields);
+    cache.key_headers = key_headers(&server, &auth);
     cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
     let routes = routes::read(root.tables("routes"), root);
     Config {
@@ -187,6 +187,23 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         cache,
         admin,
     }
+}
+
+/// What is part of every key: what is let through, and credentials that nobody reads here.
+fn key_headers(server: &ServerConfig, auth: &AuthConfig) -> Vec<HeaderName> {
+    let mut headers = server.trusted_fields.clone();
+    let own = fields::OWN_CREDENTIALS.map(HeaderName::from_static);
+    let unread = match auth.mode {
+        AuthMode::None => &own[..],
+        // x-user-id must be the token's.
+        AuthMode::Jwt(_) => &own[..1],
+        AuthMode::ApiKey(_) => &[],
+    };
+    let unread = unread
+        .iter()
+        .filter(|name| !server.trusted_fields.contains(name));
+    headers.extend(unread.cloned());
+    headers
 }
 
 /// What is allowed, and hardly meant.

@@ -36,8 +36,8 @@ pub(crate) struct Client {
 pub(crate) struct Told {
     /// The chain of X-Forwarded-For as one list, addresses in their one form.
     pub(crate) chain: Option<String>,
-    /// The elements of Forwarded, as one list.
-    pub(crate) forwarded: Option<String>,
+    /// The addresses from the client's on, by hops that are trusted.
+    pub(crate) hops: Vec<IpAddr>,
     pub(crate) scheme: Option<Scheme>,
     pub(crate) host: Option<String>,
     pub(crate) port: Option<String>,
@@ -58,24 +58,38 @@ impl Client {
                 told: None,
             };
         };
-        let elements: Vec<Element> = list(headers, &FORWARDED).map(Element::read).collect();
         let chain: Vec<&str> = list(headers, &X_FORWARDED_FOR).collect();
-        // X-Forwarded-For where it is there, else Forwarded (RFC 7239 §5.2).
-        let hops: Vec<Option<IpAddr>> = if chain.is_empty() {
-            elements.iter().map(|element| element.node).collect()
+        // One of the two counts as a whole: a proxy that writes the one may let a client's other
+        // through.
+        let by_others = [
+            X_FORWARDED_FOR,
+            X_FORWARDED_HOST,
+            X_FORWARDED_PROTO,
+            X_FORWARDED_PORT,
+        ];
+        let elements: Vec<Element> = if by_others.iter().any(|name| headers.contains_key(name)) {
+            Vec::new()
         } else {
+            list(headers, &FORWARDED).map(Element::read).collect()
+        };
+        let hops: Vec<Option<IpAddr>> = if elements.is_empty() {
             chain.iter().map(|hop| node(hop)).collect()
+        } else {
+            elements.iter().map(|element| element.node).collect()
         };
         // Whoever stands before a hop that is not trusted, or that cannot be read, may have written
         // what they liked.
         let mut address = trusted_peer;
+        let mut walked = Vec::new();
         for hop in hops.into_iter().rev().take(MAX_HOPS) {
             let Some(hop) = hop else { break };
             address = hop;
+            walked.push(hop);
             if !is_trusted(hop) {
                 break;
             }
         }
+        walked.reverse();
         // The last that was said: by the proxy nearest to us.
         let nearest = elements.last();
         let said = |name: &HeaderName| list(headers, name).last().map(str::to_owned);
@@ -93,10 +107,7 @@ impl Client {
                 });
                 hops.collect::<Vec<_>>().join(", ")
             }),
-            forwarded: (!elements.is_empty()).then(|| {
-                let texts: Vec<_> = list(headers, &FORWARDED).collect();
-                texts.join(", ")
-            }),
+            hops: walked,
         };
         Self {
             address: Some(address),
@@ -238,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_counts_where_there_is_no_other() {
+    fn forwarded_counts_as_a_whole_where_there_is_no_other() {
         let field =
             "for=9.9.9.9;proto=http, For=\"[2001:db8::1]:80\";Host=\"a,b.example\";proto=HTTPS";
         let client = read("10.0.0.1", &[("forwarded", field)]);
@@ -247,10 +258,12 @@ mod tests {
         assert_eq!(told.scheme, Some(Scheme::Https));
         assert_eq!(told.host.as_deref(), Some("a,b.example"));
         assert_eq!(told.chain, None);
-        assert_eq!(
-            address(&[("forwarded", field), ("x-forwarded-for", "1.1.1.1")]),
-            "1.1.1.1"
+        let both = read(
+            "10.0.0.1",
+            &[("forwarded", field), ("x-forwarded-for", "1.1.1.1")],
         );
+        assert_eq!(both.address.unwrap().to_string(), "1.1.1.1");
+        assert_eq!(both.told.unwrap().host, None);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! selects by, and what the upstream gets.
 //!
 //! Gone are the fields of the connection (RFC 9110 §7.6.1), what a client may not say of itself unless
-//! `trusted_fields` lets it, and names that CGI would fold into others. The forwarding fields are read
+//! `trusted_fields` lets it, and names that CGI would fold into others (RFC 3875 §4.1.18). The forwarding fields are read
 //! by [`super::client`] and written anew for the upstream.
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::collections::HashSet;
 
 /// What the request's connection asked for, which its fields no longer tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,62 +63,105 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Fields by which clients pass for others, or for other requests, at servers that take them for a
-/// proxy's: overriding URL, method, host or scheme, telling an address, a user or a certificate.
+/// Families of fields by which clients pass for others, or for other requests, at servers that take
+/// them for a proxy's: overriding URL, method, host or scheme, telling an address, a user or a
+/// certificate. Each is the beginning of some names.
+const OVERRIDES: [&str; 73] = [
+    "base-url",
+    "cf-access-",
+    "cf-connecting-",
+    "client-cert",
+    "client-ip",
+    "fastly-client-",
+    "fly-client-",
+    "forwarded-",
+    "front-end-https",
+    "http-host",
+    "impersonate-",
+    "proxy-",
+    "real-ip",
+    "remote-",
+    "request-uri",
+    "ssl-",
+    "tailscale-user-",
+    "true-client-ip",
+    "url-scheme",
+    "wl-proxy-",
+    "x-accel-",
+    "x-amzn-oidc-",
+    "x-anonymous-consumer",
+    "x-appengine-",
+    "x-arr-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-ip",
+    "x-client-verify",
+    "x-cluster-client-",
+    "x-consumer-",
+    "x-credential-",
+    "x-custom-ip-authorization",
+    "x-envoy-",
+    "x-forward-",
+    "x-forwarded",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-host",
+    "x-http-",
+    "x-invoke-",
+    "x-jwt-payload",
+    "x-matched-path",
+    "x-method",
+    "x-middleware-",
+    "x-ms-client-principal",
+    "x-now-route-matches",
+    "x-original-",
+    "x-originating-",
+    "x-override-",
+    "x-pomerium-",
+    "x-proxy-",
+    "x-proxyuser-",
+    "x-real-",
+    "x-remote-",
+    "x-request-uri",
+    "x-rewrite-",
+    "x-scheme",
+    "x-script-name",
+    "x-sendfile-",
+    "x-server-name",
+    "x-ssl",
+    "x-true-",
+    "x-url-scheme",
+    "x-user-email",
+    "x-userinfo",
+    "x-vercel-",
+    "x-webauth-",
+];
+
+/// Credentials that only Weaver's own authentication reads: where it does not, they are part of every
+/// key.
+pub(crate) const OWN_CREDENTIALS: [&str; 2] = ["x-api-key", "x-user-id"];
+
 fn is_override(name: &str) -> bool {
-    matches!(
-        name,
-        "base-url"
-            | "cf-connecting-ip"
-            | "cf-connecting-ipv6"
-            | "client-ip"
-            | "fastly-client-ip"
-            | "forwarded-for"
-            | "forwarded-for-ip"
-            | "front-end-https"
-            | "http-host"
-            | "proxy"
-            | "proxy-host"
-            | "proxy-url"
-            | "real-ip"
-            | "remote-addr"
-            | "remote-user"
-            | "request-uri"
-            | "true-client-ip"
-            | "url-scheme"
-            | "x-arr-ssl"
-            | "x-client-cert"
-            | "x-client-ip"
-            | "x-client-dn"
-            | "x-cluster-client-ip"
-            | "x-custom-ip-authorization"
-            | "x-host"
-            | "x-host-override"
-            | "x-http-destinationurl"
-            | "x-http-host-override"
-            | "x-http-method"
-            | "x-http-method-override"
-            | "x-method"
-            | "x-method-override"
-            | "x-middleware-subrequest"
-            | "x-override-url"
-            | "x-proxy-url"
-            | "x-proxyuser-ip"
-            | "x-real-host"
-            | "x-real-url"
-            | "x-remote-addr"
-            | "x-remote-ip"
-            | "x-remote-user"
-            | "x-request-uri"
-            | "x-rewrite-url"
-            | "x-scheme"
-            | "x-server-name"
-            | "x-ssl"
-            | "x-url-scheme"
-    ) || ["x-forwarded-", "x-original-", "x-originating-", "x-envoy-"]
-        .iter()
-        .any(|family| name.starts_with(family))
-        || name == "x-forwarded"
+    // Most names of requests are none by their first letter.
+    let may_be = matches!(
+        name.as_bytes().first(),
+        Some(b'x' | b'b' | b'c' | b'f' | b'h' | b'i' | b'p' | b'r' | b's' | b't' | b'u' | b'w')
+    );
+    name == "proxy" || may_be && OVERRIDES.iter().any(|family| name.starts_with(family))
+}
+
+/// Whether CGI and its kin read the name as another: they take everything but letters and digits for
+/// one character.
+fn is_folded(name: &str) -> bool {
+    name.contains("--")
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// What becomes of a field.
@@ -133,7 +177,7 @@ enum Fate {
 fn fate(name: &str) -> Fate {
     if is_hop_by_hop(name) || FORWARDING.contains(&name) {
         Fate::Goes
-    } else if is_override(name) || name.contains('_') {
+    } else if is_override(name) || is_folded(name) {
         Fate::GoesUnlessTrusted
     } else {
         Fate::Stays
@@ -157,7 +201,7 @@ pub(super) fn reduce(headers: &mut HeaderMap, trusted: &[HeaderName], is_http11:
         return hop;
     }
     let listed = connection_options(headers);
-    let asks_upgrade = listed.iter().any(|option| option == "upgrade");
+    let asks_upgrade = listed.contains("upgrade");
     hop.trailers = headers
         .get_all(header::TE)
         .any(|line| options(line).any(|coding| coding == "trailers"));
@@ -171,7 +215,7 @@ pub(super) fn reduce(headers: &mut HeaderMap, trusted: &[HeaderName], is_http11:
         Fate::GoesUnlessTrusted => trusted.contains(name),
         Fate::Stays => {
             let name = name.as_str();
-            is_kept_from_connection(name) || !listed.iter().any(|option| option == name)
+            is_kept_from_connection(name) || !listed.contains(name)
         }
     });
     if let Some(framing) = framing {
@@ -187,8 +231,8 @@ pub(super) fn reduce(headers: &mut HeaderMap, trusted: &[HeaderName], is_http11:
     hop
 }
 
-/// What Connection lists, in lower case.
-fn connection_options(headers: &HeaderMap) -> Vec<String> {
+/// What Connection lists, in lower case. A set, for a client may list as many as it has fields.
+fn connection_options(headers: &HeaderMap) -> HashSet<String> {
     headers
         .get_all(header::CONNECTION)
         .flat_map(options)

@@ -8,6 +8,7 @@ use actix_web::{
     HttpRequest,
     http::header::{HeaderMap, HeaderName},
 };
+use std::net::IpAddr;
 use weaver_cache::policy::{url::Authority, validation::HOP_BY_HOP};
 
 /// Names that a Connection field lists, in lower case.
@@ -81,21 +82,17 @@ fn forwarded(fields: &mut http::HeaderMap, canonical: &Canonical, host: &str) {
             None => peer.to_string(),
         };
         put(fields, "x-forwarded-for", &chain, false);
-        let node = if peer.is_ipv6() {
-            format!("\"[{peer}]\"")
-        } else {
-            peer.to_string()
-        };
-        let element = if host.is_empty() {
-            format!("for={node};proto={proto}")
-        } else {
-            format!("for={node};host=\"{host}\";proto={proto}")
-        };
-        let elements = match told.and_then(|told| told.forwarded.as_deref()) {
-            Some(before) => format!("{before}, {element}"),
-            None => element,
-        };
-        put(fields, "forwarded", &elements, false);
+        // Nothing of Forwarded is passed on as it came: an origin may read the first element, which a
+        // client has written.
+        let hops = told.map_or(&[][..], |told| &told.hops);
+        let mut elements: Vec<String> = hops.iter().chain([&peer]).map(node).collect();
+        if let Some(first) = elements.first_mut() {
+            if !host.is_empty() {
+                first.push_str(&format!(";host=\"{host}\""));
+            }
+            first.push_str(&format!(";proto={proto}"));
+        }
+        put(fields, "forwarded", &elements.join(", "), false);
     }
     if let (Some(_), Some(address)) = (told, client.address) {
         put(fields, "x-real-ip", &address.to_string(), false);
@@ -109,6 +106,14 @@ fn forwarded(fields: &mut http::HeaderMap, canonical: &Canonical, host: &str) {
         let port = port.ok().flatten();
         let port = port.unwrap_or(canonical.scheme.default_port());
         put(fields, "x-forwarded-port", &port.to_string(), false);
+    }
+}
+
+/// RFC 7239 §6.
+fn node(address: &IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
     }
 }
 

@@ -116,19 +116,14 @@ fn patterns(mut section: Section<'_>, built_in: Vec<CachePattern>) -> Vec<CacheP
             let ttl = section.parsed(&key, values::duration);
             made.ttl = ttl.map_or(made.ttl, |ttl| ttl.as_secs());
         }
-        // 0 switches a pattern off.
-        if made.ttl > 0 {
-            patterns.push(made);
-        } else {
-            patterns.push(CachePattern { ttl: 0, ..made });
-        }
+        // 0 switches a pattern off, and keeps wider ones from its paths.
+        patterns.push(made);
     }
     for known in built_in {
         if !patterns.iter().any(|made| made.path == known.path) {
             patterns.push(known);
         }
     }
-    patterns.retain(|made| made.ttl > 0);
     // The more specific first: longer, and without an open end.
     patterns.sort_by_key(|made| {
         let text = made.path.as_str();

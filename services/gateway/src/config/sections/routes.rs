@@ -20,6 +20,8 @@ pub struct RouteConfig {
     pub to: Destination,
     /// How its responses are cached.
     pub cache: RouteCache,
+    /// Whether that is said, so that it stands over wider patterns.
+    pub cache_is_given: bool,
     /// Whether each user has a store of their own.
     pub per_user: bool,
     /// What tells users apart where nobody has authenticated them.
@@ -158,6 +160,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         ("pattern", Kind::Pattern),
         ("off", Kind::Off),
     ];
+    let cache_is_given = section.has("cache");
     let kind = section.choice("cache", Kind::Standard, &names);
     let least = Duration::from_millis(1);
     let ttl = section
@@ -183,6 +186,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
             Kind::Pattern => RouteCache::Pattern { ttl, overrides },
             Kind::Off => RouteCache::Off,
         },
+        cache_is_given,
         per_user,
         identity,
         vary_on,

@@ -119,6 +119,8 @@ struct Exchange {
     framing: Framing,
     keep_alive: bool,
     trailers: Option<TrailerSlot>,
+    /// What the request's head holds, in bytes.
+    cost: usize,
 }
 
 impl Default for Exchange {
@@ -139,6 +141,7 @@ impl Default for Exchange {
             framing: Framing::None,
             keep_alive: false,
             trailers: None,
+            cost: 0,
         }
     }
 }
@@ -369,7 +372,8 @@ impl<S> Driver<S> {
             buffers.give(std::mem::take(&mut self.output.buf));
         }
         let waiting = self.exchange.feed.as_ref().map_or(0, Feed::waiting);
-        let held = self.input.capacity() + self.output.buf.capacity() + waiting;
+        let buffers = self.input.capacity() + self.output.buf.capacity();
+        let held = buffers + waiting + self.exchange.cost;
         if held != self.counted {
             self.worker.budget.change(self.counted, held);
             self.counted = held;

@@ -5,7 +5,7 @@
 
 use super::{
     framing::{Facts, Framing},
-    limits::MAX_METHOD,
+    limits::{FIELD_COST, MAX_FIELDS, MAX_METHOD, USUAL_FIELDS},
     refusal::Refusal,
     target,
 };
@@ -29,6 +29,8 @@ const MAX_POOLED_FIELDS: usize = 256;
 pub(crate) struct Head {
     pub(crate) request: Request,
     pub(crate) facts: Facts,
+    /// What it holds beyond its buffer, in bytes.
+    pub(crate) cost: usize,
 }
 
 /// Finds the next head in what was read. It remembers how far it has looked, so that a head that
@@ -67,6 +69,12 @@ impl HeadParser {
                 *self = Self::default();
                 if spans.length > max_head {
                     return Err(oversize(buf, max_head));
+                }
+                if spans.fields.len() > MAX_FIELDS {
+                    return Err(Refusal::new(
+                        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                        "the head of the request has more than 1024 fields",
+                    ));
                 }
                 let head = buf.split_to(spans.length).freeze();
                 build(&head, &spans).map(Some)
@@ -203,7 +211,12 @@ fn build(head: &Bytes, spans: &Spans) -> Result<Head, Refusal> {
     } else {
         Version::HTTP_11
     };
-    Ok(Head { request, facts })
+    let unusual = spans.fields.len().saturating_sub(USUAL_FIELDS);
+    Ok(Head {
+        request,
+        facts,
+        cost: unusual * FIELD_COST,
+    })
 }
 
 /// Refuses what cannot become a head within the limit any more.

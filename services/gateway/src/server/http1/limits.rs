@@ -4,6 +4,12 @@ use std::time::Duration;
 
 /// The longest method, in bytes.
 pub(crate) const MAX_METHOD: usize = 32;
+/// Fields of a head, whatever their size: each costs hundreds of bytes where it is kept.
+pub(crate) const MAX_FIELDS: usize = 1024;
+/// So many fields are in the usual head, and not counted in `max_buffers`.
+pub(crate) const USUAL_FIELDS: usize = 64;
+/// What each further one counts there, in bytes: measured with thousands of empty ones.
+pub(crate) const FIELD_COST: usize = 512;
 /// Chunk extensions of one body, in sum.
 pub(crate) const MAX_EXTENSIONS: usize = 4 << 10;
 /// What is read of a request's body after the response, so that the connection can go on.

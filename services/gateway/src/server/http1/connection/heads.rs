@@ -75,15 +75,25 @@ impl<S> Driver<S> {
 
     /// A head was read: makes the request that handlers see. `None` where it is refused.
     fn begin(&mut self, head: Head) -> Option<Request> {
-        let Head { mut request, facts } = head;
+        let Head {
+            mut request,
+            facts,
+            cost,
+        } = head;
         self.number += 1;
         self.body_stuck = None;
         self.exchange = Exchange {
             facts,
             decoder: BodyDecoder::new(facts.body, self.worker.limits.max_head),
             owes_continue: facts.expects_continue,
+            cost,
             ..Exchange::default()
         };
+        if cost > 0 {
+            // At once: many may come before this connection waits for anything.
+            self.worker.budget.change(self.counted, self.counted + cost);
+            self.counted += cost;
+        }
         if self.worker.budget.is_exhausted() {
             self.refuse(Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod failover;
 mod middleware;
+mod model_answers;
 mod models;
 mod nodes;
 mod operations;

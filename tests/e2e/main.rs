@@ -21,6 +21,7 @@ mod races;
 mod redis;
 mod rules;
 mod search;
+mod secrets;
 mod truncation;
 mod variants;
 mod warm;

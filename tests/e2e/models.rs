@@ -330,8 +330,9 @@ async fn nobody_gets_anothers_answer_and_the_upstream_gets_its_own_key() -> Resu
                 heads.push(head.to_lowercase());
                 heads.len()
             };
+            let choice = json!({ "message": {}, "finish_reason": "stop" });
             let answer = ok(
-                &json!({ "choices": [], "number": number }).to_string(),
+                &json!({ "choices": [choice], "number": number }).to_string(),
                 "content-type: application/json\r\nset-cookie: s=1\r\n",
             );
             stream.write_all(answer.as_bytes()).await.ok()?;

@@ -5,10 +5,12 @@
 //! gateway runs with: nothing in them needs checking again.
 
 mod read;
+mod secret;
 mod sections;
 mod source;
 mod values;
 
+pub(crate) use secret::trim as trim_secret;
 pub(crate) use sections::routes_upstream;
 pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,

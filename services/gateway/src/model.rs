@@ -9,14 +9,16 @@
 //!
 //! In comes a call that was context; out goes an answer ([`served`]), streamed as it comes. The
 //! fill task belongs to the gateway: a client that leaves does not end a fetch whose answer is to be
-//! recorded. What is recorded has come whole and is well-formed ([`record`]); a stream is replayed
-//! byte for byte. Nothing here goes through the HTTP response cache.
+//! recorded. What is recorded has come whole and is well-formed ([`record`]), and each of its choices
+//! has come to its end ([`complete`]); a stream is replayed byte for byte. Nothing here goes through
+//! the HTTP response cache.
 //!
 //! The upstream gets its own key, from the environment, and none of the client's credentials. Where
 //! a route has no key and nobody is authenticated here, the client's Authorization is passed on, and
 //! answers are its own.
 
 mod budget;
+mod complete;
 mod fill;
 mod list;
 mod problem;

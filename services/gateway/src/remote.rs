@@ -2,9 +2,10 @@
 
 pub(crate) mod warm;
 
+use crate::config::trim_secret;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -67,7 +68,13 @@ async fn ask(admin: &Admin, method: Method, path: &str, body: Bytes) -> anyhow::
         .uri(&url)
         .header(header::CONTENT_TYPE, "application/json");
     if let Some(token) = &admin.token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let value = HeaderValue::try_from(format!("Bearer {}", trim_secret(token)));
+        // The error does not show the token.
+        let mut value = value.context(
+            "--token has a control character, such as the end of a line, which cannot be sent",
+        )?;
+        value.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, value);
     }
     let request = request
         .body(Full::new(body))

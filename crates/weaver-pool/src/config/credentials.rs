@@ -22,7 +22,7 @@ const LONGEST: u64 = 4096;
 pub struct Credentials(Arc<dyn CredentialProvider>);
 
 impl Credentials {
-    /// The password is what stands in a file, without the line's end; Kubernetes replaces the file
+    /// The password is what stands in a file, without spaces and ends of lines around it; Kubernetes replaces the file
     /// of a mounted Secret when the Secret changes.
     #[must_use]
     pub fn file(username: Option<String>, path: impl Into<PathBuf>) -> Self {
@@ -99,7 +99,8 @@ fn read(path: &Path) -> Result<String, Error> {
         return Err(wrong("longer than 4096 bytes"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    // An editor or a Kubernetes Secret puts them there; nobody means them.
+    Ok(text.trim_matches([' ', '\t', '\r', '\n']).to_owned())
 }
 
 #[cfg(test)]
@@ -107,11 +108,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_ends_with_the_line() {
+    fn a_password_has_no_space_around_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("password");
-        std::fs::write(&path, "se cret \r\n").unwrap();
-        assert_eq!(read(&path).unwrap(), "se cret ");
+        std::fs::write(&path, " se cret \r\n").unwrap();
+        assert_eq!(read(&path).unwrap(), "se cret");
         std::fs::write(&path, vec![b'x'; 5000]).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("4096"));
         let error = read(&directory.path().join("none")).unwrap_err();

@@ -1,6 +1,7 @@
 //! Reading a table key by key, collecting what is wrong on the way.
 
 use super::{
+    secret,
     source::{self, Source},
     values,
 };
@@ -46,9 +47,19 @@ impl<'a> Section<'a> {
         self.source.fault(&self.path(key), what);
     }
 
-    /// An environment variable that is named by a key.
-    pub(super) fn variable(&self, name: &str) -> Option<String> {
-        self.source.variable(name).map(str::to_owned)
+    /// A secret for a header field, from the environment variable that a key names.
+    pub(super) fn secret_of_variable(&mut self, key: &str) -> Option<String> {
+        let source = self.source;
+        self.read(key, "the name of a variable", |name| {
+            let given = source.variable(name).unwrap_or_default();
+            match secret::field_value(given) {
+                Ok(secret) if secret.is_empty() => {
+                    Err(format!("names {name}, which is not set, or empty"))
+                }
+                Ok(secret) => Ok(secret),
+                Err(what) => Err(format!("names {name}, which {what}")),
+            }
+        })
     }
 
     /// A fault of a key somewhere else, by its whole path.
@@ -93,6 +104,28 @@ impl<'a> Section<'a> {
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         self.read(key, "text", |text| Ok(text.to_owned()))
+    }
+
+    /// A secret, without what stands around it.
+    pub(super) fn secret(&mut self, key: &str) -> Option<String> {
+        self.read(key, "text", |text| Ok(secret::trim(text).to_owned()))
+    }
+
+    /// A secret of `key`, or of the file that `file_key` names, for a header field. An empty one is none.
+    pub(super) fn field_secret(&mut self, key: &str, file_key: &str) -> Option<String> {
+        let inline = self.read(key, "text", secret::field_value);
+        let is_given = inline.as_ref().is_some_and(|secret| !secret.is_empty());
+        if is_given && self.has(file_key) {
+            self.fault(file_key, &format!("cannot be combined with `{key}`"));
+        }
+        let of_file = self.read(file_key, "the name of a file", |path| {
+            let secret = secret::field_value(&secret::file(path)?)?;
+            if secret.is_empty() {
+                return Err(format!("{path:?} is empty"));
+            }
+            Ok(secret)
+        });
+        inline.filter(|_| is_given).or(of_file)
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {

@@ -150,8 +150,12 @@ pub enum LogFormat {
 
 pub(super) fn read(root: &mut Section<'_>) -> Config {
     let server = server(root.section("server"));
-    let admin = admin(root.section("admin"));
-    if !server.admin_listen.ip().is_loopback() && admin.token.is_empty() {
+    let admin_section = root.section("admin");
+    // What is wrong with the file is told where it is read.
+    let is_token_named = admin_section.has("token_file");
+    let admin = admin(admin_section);
+    let is_open = admin.token.is_empty() && !is_token_named;
+    if is_open && !server.admin_listen.ip().is_loopback() {
         root.fault_at(
             "admin.token",
             &format!(
@@ -344,7 +348,9 @@ fn rate_limit(mut section: Section<'_>) -> RateLimitConfig {
 
 fn admin(mut section: Section<'_>) -> AdminConfig {
     let admin = AdminConfig {
-        token: section.text("token").unwrap_or_default(),
+        token: section
+            .field_secret("token", "token_file")
+            .unwrap_or_default(),
         hosts: section.parsed_list("hosts", host_name).unwrap_or_default(),
     };
     section.finish();

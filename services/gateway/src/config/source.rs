@@ -16,7 +16,11 @@ impl Environment {
         Self(
             std::env::vars_os()
                 .filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                    // A value that is no UTF-8 is a fault of its key, and not as if it were not set.
+                    Some((
+                        name.into_string().ok()?,
+                        value.to_string_lossy().into_owned(),
+                    ))
                 })
                 .collect(),
         )

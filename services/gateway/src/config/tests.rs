@@ -306,3 +306,110 @@ fn the_environment_can_have_tables_and_arrays() {
     }
     assert!(!found.iter().any(|line| line.contains("secret")));
 }
+
+/// A value that stands in a file of its own while the test runs.
+fn file_with(name: &str, text: &str) -> std::path::PathBuf {
+    let name = format!("weaver-{}-{name}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn what_stands_around_a_secret_is_not_part_of_it() {
+    let model = "[[models]]\nupstreams = [\"http://a\"]\nkey_env = \"SOME_KEY\"\n";
+    let environment = Environment::with([
+        ("SOME_KEY", "sk-1\n"),
+        ("WEAVER_ADMIN__TOKEN", " t0ken\r\n"),
+        ("WEAVER_AUTH__API_KEYS", "key-1:ann\n"),
+        ("REDIS_PASSWORD", "se cret\n"),
+        ("REDIS_HOST", "h"),
+        ("WEAVER_CACHE__IDENTITY_SECRET", "0123456789abcdef\n"),
+    ]);
+    let text = format!("[auth]\nmode = \"api_key\"\n{model}");
+    let config = Config::parse("f", &text, &environment).unwrap();
+    assert_eq!(config.models[0].key, Some(ModelKey("sk-1".into())));
+    assert_eq!(config.admin.token, "t0ken");
+    let AuthMode::ApiKey(keys) = &config.auth.mode else {
+        panic!("another mode");
+    };
+    assert_eq!((keys[0].key.as_str(), &*keys[0].user), ("key-1", "ann"));
+    let redis = config.redis.unwrap();
+    assert_eq!(redis.password.as_deref(), Some("se cret"));
+    let plain = Environment::with([("WEAVER_CACHE__IDENTITY_SECRET", "0123456789abcdef")]);
+    let plain = Config::parse("f", "", &plain).unwrap();
+    assert_eq!(config.cache.identity_secret, plain.cache.identity_secret);
+}
+
+#[test]
+fn a_secret_that_cannot_be_sent_is_a_fault_of_its_key_and_not_shown() {
+    let model = "[[models]]\nupstreams = [\"http://a\"]\nkey_env = \"SOME_KEY\"\n";
+    let text = format!("[auth]\nmode = \"api_key\"\n{model}");
+    for bad in ["s3c\nret", "s3c\u{1}ret", "s3crét", "s3c\u{fffd}ret"] {
+        let keys = format!("{bad}:ann");
+        let environment = Environment::with([
+            ("SOME_KEY", bad),
+            ("WEAVER_ADMIN__TOKEN", bad),
+            ("WEAVER_AUTH__API_KEYS", &keys),
+        ]);
+        let found = faults(&text, &environment);
+        assert!(!found.concat().contains("s3c"), "{found:#?}");
+        for key in ["admin.token: ", "auth.api_keys: ", "models[0].key_env: "] {
+            let told = found.iter().any(|line| {
+                line.starts_with(key) && line.contains("cannot be sent in a header field")
+            });
+            assert!(told, "{key} {found:#?}");
+        }
+    }
+    for nothing in ["", " \n"] {
+        let found = faults(&text, &Environment::with([("SOME_KEY", nothing)]));
+        let told = "models[0].key_env: names SOME_KEY, which is not set, or empty (f";
+        let told = found
+            .iter()
+            .any(|line| line.starts_with(&told[..told.len() - 2]));
+        assert!(told, "{found:#?}");
+    }
+}
+
+#[test]
+fn the_admin_token_and_api_keys_may_stand_in_files() {
+    let token = file_with("token", "t0ken\n");
+    let lines = "# of operators\n\n key-1:ann:admin:read,write \r\n\t# more\nkey-2:ben\n";
+    let keys = file_with("keys", lines);
+    let text = format!(
+        "[admin]\ntoken_file = {token:?}\n[auth]\nmode = \"api_key\"\napi_keys_file = {keys:?}\n\
+         api_keys = [\"key-3:cem\"]\n[server]\nadmin_listen = \"0.0.0.0:1\"\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.admin.token, "t0ken");
+    let AuthMode::ApiKey(read) = &config.auth.mode else {
+        panic!("another mode");
+    };
+    let read: Vec<_> = read.iter().map(|key| (&*key.key, &*key.user)).collect();
+    assert_eq!(read, [("key-3", "cem"), ("key-1", "ann"), ("key-2", "ben")]);
+
+    std::fs::write(&token, "\n").unwrap();
+    std::fs::write(&keys, "# none\ns3cret\nk\u{e9}y:ann\n").unwrap();
+    let found = faults(&text, &Environment::default());
+    let begins = [
+        format!("admin.token_file: {token:?} is empty (weaver.toml:2)"),
+        "auth.api_keys_file: line 2 has an entry that is not KEY:USER".to_owned(),
+        "auth.api_keys_file: line 3 has an entry whose key has a control character".to_owned(),
+    ];
+    for (line, begin) in found.iter().zip(&begins) {
+        assert!(line.starts_with(begin), "{line}");
+    }
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(!found.concat().contains("s3cret"));
+    for path in [&token, &keys] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let found = faults(&text, &Environment::default());
+    assert!(found[0].starts_with("admin.token_file: "), "{found:#?}");
+    assert!(found[1].starts_with("auth.api_keys_file: "), "{found:#?}");
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let both = "[admin]\ntoken = \"a\"\ntoken_file = \"/no/such/file\"\n";
+    let found = faults(both, &Environment::default());
+    let told = "admin.token_file: cannot be combined with `token` (weaver.toml:3)";
+    assert!(found.iter().any(|line| line == told), "{found:#?}");
+}

@@ -3,7 +3,10 @@
 //! It runs on the worker of the call that began it, whose client it uses, and goes on without that
 //! call's client where the answer is to be recorded.
 
-use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, served::Head};
+use super::{
+    Caller, ModelRoute, Refusal, budget::Reservation, complete::Expected, record, request,
+    served::Head,
+};
 use crate::{
     config::ModelKey,
     convert,
@@ -161,7 +164,7 @@ impl Fill {
         let took = began.elapsed();
         let whole = lead.whole();
         let body = whole.as_deref().unwrap_or(&seen.beginning);
-        let finding = record::inspect(&media_type, body);
+        let finding = record::inspect(&media_type, body, Expected::of(&self.asked));
         let usage = self.settle(is_ok, &finding, seen.total, took).await;
         if !came {
             // Dropped before its end: those who read find it broken.

@@ -4,6 +4,7 @@
 //! for: `use`, `key_ops` and `alg` count, its type has to fit the algorithm, and a key that is too
 //! weak for it is no key.
 
+use crate::config::trim_secret;
 use anyhow::{Context, bail};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -132,14 +133,27 @@ fn is_weak(algorithm: Algorithm, key: &DecodingKey) -> bool {
 }
 
 pub(super) fn one_of_file(algorithm: Algorithm, path: &Path) -> anyhow::Result<Keys> {
-    let key = read(path)?;
+    let whole = read(path)?;
+    let key = match algorithm {
+        Algorithm::HS256 => shared_secret(&whole),
+        _ => &whole,
+    };
     if algorithm == Algorithm::HS256 && key.len() < MIN_SECRET {
         bail!(
             "auth.key_file: {} is shorter than {MIN_SECRET} bytes, which HS256 needs (RFC 7518 §3.2)",
             path.display()
         );
     }
-    one(algorithm, &key)
+    one(algorithm, key)
+}
+
+/// A secret that is text, without the end of the line and spaces around it. One of random bytes stays as it
+/// is: such bytes may be part of it.
+fn shared_secret(whole: &[u8]) -> &[u8] {
+    match std::str::from_utf8(whole).map(trim_secret) {
+        Ok(text) if !text.contains(char::is_control) => text.as_bytes(),
+        _ => whole,
+    }
 }
 
 pub(super) fn one(algorithm: Algorithm, key: &[u8]) -> anyhow::Result<Keys> {
@@ -236,6 +250,14 @@ mod tests {
             ),
         ] {
             assert!(judged(algorithm, jwk.clone()).is_err(), "{jwk}");
+        }
+    }
+
+    #[test]
+    fn a_shared_secret_of_a_file_ends_with_its_text() {
+        assert_eq!(shared_secret(b" s3cr et\r\n"), b"s3cr et");
+        for binary in [&b"\0s3cret\n"[..], b"\xffs3cret\n", b"s3c\nret\n"] {
+            assert_eq!(shared_secret(binary), binary);
         }
     }
 

@@ -1,6 +1,7 @@
 //! `[auth]`
 
 use super::Section;
+use crate::config::secret;
 use jsonwebtoken::Algorithm;
 use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
@@ -94,12 +95,11 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
         ("jwt", Kind::Jwt),
     ];
     let kind = section.choice("mode", Kind::None, &names);
-    let keys = section.parsed_list("api_keys", api_key);
+    let keys = api_keys(&mut section);
     let jwt = jwt(&mut section);
     let mode = match kind {
         Kind::None => AuthMode::None,
         Kind::ApiKey => {
-            let keys = keys.unwrap_or_default();
             if keys.is_empty() {
                 section.fault("api_keys", "is empty, so that nobody could come in");
             }
@@ -125,6 +125,37 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
     }
 }
 
+/// Those of `api_keys` and of `api_keys_file`.
+fn api_keys(section: &mut Section<'_>) -> Vec<ApiKey> {
+    let mut keys = section.parsed_list("api_keys", api_key).unwrap_or_default();
+    if let Some(path) = section.text("api_keys_file") {
+        let faults = match secret::file(&path) {
+            Ok(text) => keys_of_lines(&text, &mut keys),
+            Err(what) => vec![what],
+        };
+        for what in faults {
+            section.fault("api_keys_file", &what);
+        }
+    }
+    keys
+}
+
+/// One key a line. Empty lines, and those that begin with `#`, are skipped. Gives what is wrong.
+fn keys_of_lines(text: &str, keys: &mut Vec<ApiKey>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let line = secret::trim(line);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match api_key(line) {
+            Ok(key) => keys.push(key),
+            Err(what) => faults.push(format!("line {} {what}", at + 1)),
+        }
+    }
+    faults
+}
+
 /// `KEY:USER:roles:scopes`; the last two may be left out. Its faults never show the key.
 fn api_key(text: &str) -> Result<ApiKey, String> {
     let mut parts = text.split(':');
@@ -136,13 +167,18 @@ fn api_key(text: &str) -> Result<ApiKey, String> {
             .map(str::to_owned)
             .collect()
     };
-    let (key, user) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    let mut part = || secret::trim(parts.next().unwrap_or(""));
+    let (key, user) = (part(), part());
     let (roles, scopes) = (list(parts.next()), list(parts.next()));
     if key.is_empty() || user.is_empty() || parts.next().is_some() {
         return Err("has an entry that is not KEY:USER:role1,role2:scope1,scope2".to_owned());
     }
+    let key = secret::field_value(key).map_err(|_| {
+        "has an entry whose key has a control character or one outside ASCII, which cannot be sent in \
+         a header field"
+    })?;
     Ok(ApiKey {
-        key: key.to_owned(),
+        key,
         user: user.into(),
         roles,
         scopes,
@@ -160,7 +196,7 @@ fn jwt(section: &mut Section<'_>) -> Option<JwtConfig> {
             ("EdDSA", Algorithm::EdDSA),
         ],
     );
-    let inline = section.text("key").map(JwtKey::Inline);
+    let inline = section.secret("key").map(JwtKey::Inline);
     let file = section
         .text("key_file")
         .map(|path| JwtKey::File(path.into()));

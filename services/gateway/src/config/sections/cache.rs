@@ -13,7 +13,7 @@ pub(super) fn read(
     redis: Option<&RedisPoolConfig>,
 ) -> CacheConfig {
     let defaults = CacheConfig::default();
-    let secret = section.text("identity_secret");
+    let secret = section.secret("identity_secret");
     if secret.as_ref().is_some_and(|secret| secret.len() < 16) {
         section.fault("identity_secret", "is shorter than 16 characters");
     }

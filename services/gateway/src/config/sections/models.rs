@@ -111,13 +111,7 @@ fn model(mut section: Section<'_>, registering_needs_a_token: bool) -> ModelRout
              reaches the admin port registers an agent and is sent the key",
         );
     }
-    let key = section.text("key_env").and_then(|name| {
-        let key = section.variable(&name).filter(|key| !key.is_empty());
-        if key.is_none() {
-            section.fault("key_env", &format!("names {name}, which is not set"));
-        }
-        key.map(ModelKey)
-    });
+    let key = section.secret_of_variable("key_env").map(ModelKey);
     let route = ModelRouteConfig {
         name: section.text("name").unwrap_or_else(|| "models".to_owned()),
         models: names,

@@ -34,7 +34,7 @@ pub(super) fn read(mut section: Section<'_>) -> Option<RedisPoolConfig> {
     let topology = topology(&mut section, mode);
     let tls = tls(&mut section);
     let username = section.text("username");
-    let password = section.text("password");
+    let password = section.secret("password");
     let credentials = section
         .text("password_file")
         .map(|path| Credentials::file(username.clone(), path));
@@ -114,7 +114,7 @@ fn topology(section: &mut Section<'_>, mode: RedisMode) -> Topology {
         .text("sentinel_service")
         .unwrap_or_else(|| "mymaster".to_owned());
     let username = section.text("sentinel_username");
-    let password = section.text("sentinel_password");
+    let password = section.secret("sentinel_password");
     let socket = section.text("unix_socket");
     if socket.is_some() && matches!(mode, RedisMode::Sentinel | RedisMode::Cluster) {
         section.fault("unix_socket", "goes with mode \"standalone\" alone");

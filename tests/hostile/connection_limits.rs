@@ -240,3 +240,45 @@ async fn what_all_connections_hold_is_bounded() -> Result<()> {
     }
     anyhow::bail!("the memory is free again, and nobody is let in")
 }
+
+/// Each field costs more where it is kept than its bytes.
+#[tokio::test]
+async fn heads_of_many_fields_are_bounded_one_by_one_and_together() -> Result<()> {
+    let origin = Origin::start(|_, mut stream| async move {
+        // It answers to nobody, until they have left.
+        stream.read_u8().await.ok()?;
+        None
+    })
+    .await?;
+    let gateway = gateway(
+        "max_buffers = \"64MiB\"",
+        &origin.route("cache = \"off\"\nmax_in_flight = 1000"),
+    )
+    .await?;
+    let head = |fields: usize| {
+        let fields: String = (0..fields).map(|at| format!("x{at}:\r\n")).collect();
+        format!("GET / HTTP/1.1\r\nhost: h\r\n{fields}\r\n")
+    };
+    let large = head(5000).replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    let refused = send(gateway.port(), &large).await?;
+    assert!(refused.starts_with(b"HTTP/1.1 431 "));
+    let before = gateway.process().resident();
+    let mut streams = Vec::new();
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
+        stream.write_all(head(1000).as_bytes()).await?;
+        streams.push(stream);
+    }
+    // Who is refused is told at once, and the others wait.
+    let mut refused = 0;
+    for stream in &mut streams {
+        let mut answer = [0; 12];
+        let patience = Duration::from_millis(if refused == 0 { 20 } else { 2 });
+        let read = timeout(patience, stream.read_exact(&mut answer)).await;
+        refused += usize::from(read.is_ok() && answer.ends_with(b"503"));
+    }
+    let grown = gateway.process().resident().saturating_sub(before) / MIB as u64;
+    assert!(grown < 250, "{grown} MiB");
+    assert!(refused > 200, "{refused} of 400 were refused");
+    Ok(())
+}

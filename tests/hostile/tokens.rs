@@ -291,3 +291,54 @@ async fn a_verified_token_is_forgotten_with_its_key_and_with_its_time() -> Resul
     .await;
     Ok(())
 }
+
+/// Taking away the last key is how one is revoked, as much as putting another in its place.
+#[tokio::test]
+async fn a_set_without_keys_revokes_and_one_that_is_broken_does_not() -> Result<()> {
+    let file = scratch("keys").join("jwks.json");
+    let gateway = with_keys(&file, &[oct("one", b'a', &json!({}))], "").await?;
+    let header = json!({ "alg": "HS256", "kid": "one" });
+    let token = token(&header, &json!({ "sub": "ann", "exp": FUTURE }), &SECRET)?;
+    std::fs::write(&file, "{ \"keys\": [")?;
+    eventually("the broken set is seen", async || {
+        gateway.process().output().contains("the old one stays")
+    })
+    .await;
+    assert_eq!(by_token(&gateway, &token).await?, 200);
+    std::fs::write(&file, "{ \"keys\": [] }")?;
+    eventually("nobody is let in", async || {
+        by_token(&gateway, &token)
+            .await
+            .is_ok_and(|status| status == 401)
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_of_issuers_is_none() -> Result<()> {
+    let file = scratch("keys").join("jwks.json");
+    let keys = [oct("one", b'a', &json!({}))];
+    let gateway = with_keys(&file, &keys, "issuer = \"iss\"").await?;
+    let header = json!({ "alg": "HS256", "kid": "one" });
+    for (issuer, status) in [(json!("iss"), 200), (json!(["iss", "evil"]), 401)] {
+        let claims = json!({ "sub": "ann", "exp": FUTURE, "iss": issuer });
+        let token = token(&header, &claims, &SECRET)?;
+        assert_eq!(by_token(&gateway, &token).await?, status, "{issuer}");
+    }
+    Ok(())
+}
+
+/// `check` says what `serve` would.
+#[tokio::test]
+async fn keys_that_cannot_be_read_are_a_fault_of_the_configuration() -> Result<()> {
+    for keys in [
+        "algorithm = \"RS256\"\nkey = \"no PEM\"",
+        "jwks_file = \"/nowhere/jwks.json\"",
+        "algorithm = \"ES256\"\nkey_file = \"/nowhere/key.pem\"",
+    ] {
+        let said = crate::faults(&format!("[auth]\nmode = \"jwt\"\n{keys}\n")).await?;
+        assert!(said.contains("1 fault") && said.contains("auth"), "{said}");
+    }
+    Ok(())
+}

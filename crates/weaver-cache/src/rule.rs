@@ -246,8 +246,10 @@ impl Pattern {
     /// How many of its segments are written out, and not `*`.
     #[must_use]
     pub fn literal_segments(&self) -> usize {
-        let literal = |segment: &&Box<str>| !matches!(&***segment, "" | "*");
-        self.segments.iter().filter(literal).count()
+        let segments = self.segments.iter().map(AsRef::as_ref);
+        segments
+            .filter(|segment: &&str| !matches!(*segment, "" | "*"))
+            .count()
     }
 
     /// Whether the path of a request fits.

@@ -1,14 +1,19 @@
 //! The command line.
 
 use crate::{
-    config::{CONFIG_VARIABLE, Config, Environment},
+    auth::Authenticator,
+    config::{CONFIG_VARIABLE, Config, Environment, Faults},
     demo,
     remote::{self, Admin, warm::Warm},
     server, telemetry,
 };
 use clap::{Parser, Subcommand};
 use serde_json::json;
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
 const USAGE: u8 = 64;
@@ -134,7 +139,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let environment = Environment::of_process();
     match command {
         Command::Serve { config } => {
-            let config = match Config::load(config.as_deref(), &environment) {
+            let config = match load(config.as_deref(), &environment) {
                 Ok(config) => config,
                 Err(faults) => return Ok(refused(&faults)),
             };
@@ -157,7 +162,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             actix_web::rt::System::new().block_on(demo::serve_model(listen, delay))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { config } => Ok(match Config::load(config.as_deref(), &environment) {
+        Command::Check { config } => Ok(match load(config.as_deref(), &environment) {
             Ok(config) => {
                 for warning in &config.warnings {
                     println!("warning: {warning}");
@@ -238,7 +243,14 @@ async fn send_purges(purge: Purge) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-fn refused(faults: &crate::config::Faults) -> ExitCode {
+/// The configuration, with what only the files that it names can tell.
+fn load(file: Option<&Path>, environment: &Environment) -> Result<Config, Faults> {
+    let config = Config::load(file, environment)?;
+    Authenticator::new(&config.auth).map_err(|error| Faults::one(format!("{error:#}")))?;
+    Ok(config)
+}
+
+fn refused(faults: &Faults) -> ExitCode {
     eprint!("weaver-gateway: {faults}");
     ExitCode::from(USAGE)
 }

@@ -20,7 +20,7 @@ pub use sections::{
 };
 pub(crate) use source::CONFIG as CONFIG_VARIABLE;
 pub use source::{Environment, Faults};
-pub(crate) use values::duration;
+pub(crate) use values::{duration, shown};
 
 use std::path::Path;
 use weaver_cache::CacheConfig;

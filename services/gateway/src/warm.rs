@@ -1,7 +1,7 @@
 //! Warming: URLs fetched into the cache ahead of their use, through this node's own public port, as
 //! clients would: with its authentication, its limits and its rules.
 
-use crate::state::State;
+use crate::{config::shown, state::State};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
@@ -55,7 +55,8 @@ pub(crate) struct Order {
 /// A URL with its host.
 pub(crate) fn url(line: &str) -> Result<Uri, String> {
     let bad = |why: &dyn std::fmt::Display| {
-        format!("{line:?}: {why}; it needs its host, as in http://example.com/path")
+        let shown = shown(line);
+        format!("{shown:?}: {why}; it needs its host, as in http://example.com/path")
     };
     Url::parse(line).map_err(|error| bad(&error))?;
     // What is asked for is the URL as it was written; only its identity is in normal form.

@@ -53,6 +53,9 @@ impl Loaded {
 struct Claims {
     sub: String,
     exp: f64,
+    /// One text (RFC 7519 §4.1.1), where a list would be taken by what verifies it.
+    #[serde(default, rename = "iss")]
+    _issuer: Option<String>,
     #[serde(default)]
     roles: Option<Names>,
     #[serde(default)]
@@ -183,7 +186,8 @@ impl Verifier {
         if *seen.lock() == now {
             return;
         }
-        match keys::set(self.algorithm, path) {
+        // A set from which all keys have been taken away revokes them.
+        match keys::set_or_none(self.algorithm, path) {
             Ok(keys) => {
                 self.loaded.store(Arc::new(Loaded::new(keys)));
                 tracing::info!(file = %path.display(), "JWK set read again");

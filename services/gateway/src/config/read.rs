@@ -51,6 +51,11 @@ impl<'a> Section<'a> {
     pub(super) fn secret_of_variable(&mut self, key: &str) -> Option<String> {
         let source = self.source;
         self.read(key, "the name of a variable", |name| {
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            if name.is_empty() || !name.bytes().all(is_name) {
+                // It may be the secret itself.
+                return Err("is not the name of an environment variable".to_owned());
+            }
             let given = source.variable(name).unwrap_or_default();
             match secret::field_value(given) {
                 Ok(secret) if secret.is_empty() => {

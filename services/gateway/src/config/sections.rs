@@ -312,6 +312,12 @@ fn server(mut section: Section<'_>) -> ServerConfig {
             ],
         ),
     };
+    if server.listen.port() != 0 && server.listen == server.admin_listen {
+        section.fault(
+            "admin_listen",
+            "is the address of listen; each needs its own",
+        );
+    }
     section.finish();
     server
 }

@@ -47,7 +47,7 @@ impl Environment {
 pub struct Faults(Vec<String>);
 
 impl Faults {
-    pub(super) fn one(fault: String) -> Self {
+    pub(crate) fn one(fault: String) -> Self {
         Self(vec![fault])
     }
 
@@ -102,22 +102,17 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(name: &str, text: &str, environment: &Environment) -> Result<Self, Faults> {
-        let syntax = |error: &dyn fmt::Display| {
-            Faults::one(format!(
-                "{name}: {}",
-                error.to_string().trim_end().replace('\n', "\n    ")
-            ))
-        };
-        let document: toml_edit::Document<String> =
-            toml_edit::Document::parse(text.to_owned()).map_err(|error| syntax(&error))?;
+        let document: toml_edit::Document<String> = toml_edit::Document::parse(text.to_owned())
+            .map_err(|error| Faults::one(syntax(name, text, &error)))?;
         let mut variables = BTreeMap::new();
         let mut own = Map::new();
         for (variable, value) in &environment.0 {
             let Some(rest) = variable.strip_prefix(PREFIX) else {
                 continue;
             };
-            // Names the file.
-            if variable == CONFIG || is_of_kubernetes(rest) {
+            // One names the file. An empty one is as if it were not set: a secret that is missing
+            // where it comes from must not take the place of one that is there.
+            if variable == CONFIG || value.is_empty() || is_of_kubernetes(rest) {
                 continue;
             }
             variables.insert(
@@ -136,9 +131,10 @@ impl Source {
             .add_source(environment_source)
             .build()
             .and_then(|merged| merged.collect())
-            .map_err(|error| syntax(&error))?;
+            // What was parsed once is not wrong now; and what it says of it may be a secret.
+            .map_err(|_| Faults::one(format!("{name}: the configuration cannot be read")))?;
         for (seed, path) in SEEDS {
-            let Some(value) = environment.get(seed) else {
+            let Some(value) = environment.get(seed).filter(|value| !value.is_empty()) else {
                 continue;
             };
             let key = path.join(".");
@@ -147,7 +143,10 @@ impl Source {
                 seed.to_owned()
             });
         }
-        if environment.get("REDIS_HOST").is_some() {
+        if environment
+            .get("REDIS_HOST")
+            .is_some_and(|host| !host.is_empty())
+        {
             let mode = get(&merged, &["redis", "mode"]);
             if mode.is_none_or(|mode| mode == "off") {
                 set(&mut merged, &["redis", "mode"], "standalone");
@@ -255,6 +254,21 @@ impl Source {
             .count()
             + 1
     }
+}
+
+/// A fault of syntax with its place, and without the line itself, which may be a secret's.
+fn syntax(name: &str, text: &str, error: &toml_edit::TomlError) -> String {
+    let message = error.message().lines().next().unwrap_or("not TOML");
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = &text.as_bytes()[..at];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = at
+        - before
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1)
+        + 1;
+    format!("{name}:{line}: this is not TOML, at column {column}: {message}")
 }
 
 /// A value in TOML.

@@ -179,9 +179,44 @@ fn broken_toml_is_one_fault_with_its_place() {
     let found = faults("[server\nlisten=", &Environment::default());
     assert_eq!(found.len(), 1);
     assert!(
-        found[0].contains("weaver.toml") && found[0].contains("line 1"),
+        found[0].starts_with("weaver.toml:1: this is not TOML, at column 8"),
         "{found:?}"
     );
+}
+
+#[test]
+fn no_fault_shows_a_secret() {
+    for text in [
+        "[admin]\ntoken = \"s3cret",
+        "[admin]\ntoken = \"s3cret\\q\"",
+        "[admin]\ntoken = s3cret",
+        "[admin]\ntoken = \"a\"\ntoken = \"s3cret\"",
+        "[admin]\ntoken = \"s3cret\0\"",
+        "[[routes]]\npath = \"/\"\nupstreams = [\"http://u:s3cret@\"]",
+        "[[routes]]\npath = \"/\"\nupstreams = [\"http://u:s3cret@h\"]",
+        "[[routes]]\npath = \"/\"\nupstreams = [\"http://h/?k=s3cret\"]",
+        "[warm]\nurls = [\"http://u:s3cret@h/\"]",
+        "[telemetry]\notlp_endpoint = \"ht!tp://u:s3cret@h\"",
+        "[[models]]\nupstreams = [\"http://h\"]\nkey_env = \"sk-s3cret\"",
+    ] {
+        let found = faults(text, &Environment::default()).concat();
+        assert!(!found.is_empty() && !found.contains("s3cret"), "{found}");
+    }
+}
+
+#[test]
+fn an_empty_variable_takes_the_place_of_nothing() {
+    let environment = Environment::with([("WEAVER_ADMIN__TOKEN", ""), ("REDIS_HOST", "")]);
+    let config = Config::parse("f", "[admin]\ntoken = \"t0ken\"", &environment).unwrap();
+    assert_eq!(config.admin.token, "t0ken");
+    assert!(config.redis.is_none());
+}
+
+#[test]
+fn both_ports_are_not_one() {
+    let text = "[server]\nlisten = \"127.0.0.1:9\"\nadmin_listen = \"127.0.0.1:9\"\n";
+    let found = faults(text, &Environment::default());
+    assert!(found[0].starts_with("server.admin_listen: "), "{found:?}");
 }
 
 #[test]

@@ -2,6 +2,24 @@
 
 use std::time::Duration;
 
+/// A URL as it may be shown: without a user and password, and without a query, which may have a key.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or("");
+    match url.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric();
+            let scheme = if scheme.bytes().all(is_plain) {
+                scheme
+            } else {
+                ""
+            };
+            format!("{scheme}://***@{host}")
+        }
+        None => url.to_owned(),
+    }
+}
+
 /// Reads a duration: seconds as a number, or text such as `250ms`, `1.5s`, `1m`, `2h`, `1d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();

@@ -50,7 +50,20 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("auth: cannot read {}", path.display()))
 }
 
+/// A set that verifies something.
 pub(super) fn set(algorithm: Algorithm, path: &Path) -> anyhow::Result<Keys> {
+    let keys = set_or_none(algorithm, path)?;
+    if matches!(&keys, Keys::Set(keys) if keys.is_empty()) {
+        bail!(
+            "auth.jwks_file: {} has no key that verifies {algorithm:?}",
+            path.display()
+        );
+    }
+    Ok(keys)
+}
+
+/// A set that may be empty, or have keys for other uses alone.
+pub(super) fn set_or_none(algorithm: Algorithm, path: &Path) -> anyhow::Result<Keys> {
     let set: JwkSet = serde_json::from_slice(&read(path)?)
         .with_context(|| format!("auth.jwks_file: {} is no JWK set", path.display()))?;
     if set.keys.len() > MAX_KEYS {
@@ -66,12 +79,6 @@ pub(super) fn set(algorithm: Algorithm, path: &Path) -> anyhow::Result<Keys> {
             Ok(key) => keys.push((kid.map(str::to_owned), key)),
             Err(why) => tracing::warn!(kid, why, "a key of the JWK set is not used"),
         }
-    }
-    if keys.is_empty() {
-        bail!(
-            "auth.jwks_file: {} has no key that verifies {algorithm:?}",
-            path.display()
-        );
     }
     Ok(Keys::Set(keys))
 }

@@ -6,7 +6,10 @@ use actix_web::http::header::HeaderName;
 use std::{collections::BTreeSet, time::Duration};
 use weaver_cache::{
     IdentitySource, QueryRule, Tiers,
-    policy::path::{Judged, judge},
+    policy::{
+        path::{Judged, judge},
+        url::{Authority, Scheme},
+    },
 };
 
 /// `[[routes]]`
@@ -310,7 +313,8 @@ fn health_check(mut section: Section<'_>) -> HealthCheckConfig {
 
 /// A base URL: scheme and authority, nothing behind.
 pub(crate) fn upstream(text: &str) -> Result<String, String> {
-    let bad = || format!("{text:?} is not a URL such as \"http://127.0.0.1:9000\"");
+    let shown = values::shown(text);
+    let bad = || format!("{shown:?} is not a URL such as \"http://127.0.0.1:9000\"");
     let uri: http::Uri = text.parse().map_err(|_| bad())?;
     let scheme = uri
         .scheme_str()
@@ -320,9 +324,11 @@ pub(crate) fn upstream(text: &str) -> Result<String, String> {
     if authority.as_str().contains('@') {
         return Err("has user and password in a URL, where they would end up in logs".to_owned());
     }
+    let known = Scheme::parse(scheme).unwrap_or_default();
+    Authority::parse(authority.as_str(), known).map_err(|error| format!("{shown:?}: {error}"))?;
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(format!(
-            "{text:?} has a path; paths are passed on unchanged"
+            "{shown:?} has a path; paths are passed on unchanged"
         ));
     }
     Ok(format!("{scheme}://{authority}"))

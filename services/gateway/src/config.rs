@@ -19,7 +19,7 @@ pub use sections::{
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 use weaver_cache::CacheConfig;
 use weaver_model_cache::ModelCacheConfig;
 use weaver_pool::RedisPoolConfig;
@@ -38,6 +38,9 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// `[redis]`; `None` where its mode is off.
     pub redis: Option<RedisPoolConfig>,
+    /// `redis.ready_timeout`: how long a node that starts waits for Redis before it is ready
+    /// without.
+    pub redis_ready_timeout: Duration,
     /// `[cache]`
     pub cache: CacheConfig,
     /// `[warm]`

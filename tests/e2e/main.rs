@@ -9,6 +9,8 @@ mod cache;
 mod cli;
 mod clocks;
 mod failover;
+mod lifecycle;
+mod metrics_text;
 mod middleware;
 mod model_answers;
 mod models;

@@ -216,6 +216,14 @@ impl CacheHandle {
         redis.is_some_and(RedisTier::is_open)
     }
 
+    /// Whether Redis is configured and could not be reached: the last attempts failed, several in a
+    /// row. The attempts go on.
+    #[must_use]
+    pub fn has_given_up_redis(&self) -> bool {
+        let redis = self.shared.journal.as_ref();
+        redis.is_some_and(|redis| redis.follower().is_unreachable())
+    }
+
     /// Begins the statistics anew.
     pub fn clear_stats(&self) {
         self.shared.metrics.clear();

@@ -36,6 +36,7 @@ mod http;
 mod model;
 mod redis;
 pub mod report;
+mod text;
 mod upstream;
 
 pub use agents::AgentMetrics;
@@ -44,35 +45,8 @@ pub use http::{HttpMetrics, RouteHttpMetrics};
 pub use model::{ModelCacheMetrics, ModelCacheSnapshot, ModelMetrics};
 pub use prometheus_client::registry::Registry;
 pub use redis::{RedisPoolMetrics, RedisPoolSnapshot};
+pub use text::{OPENMETRICS, PROMETHEUS, encode, encode_prometheus};
 pub use upstream::{UpstreamMetrics, UpstreamSnapshot};
 
 /// Routes and patterns that are told apart; further ones are counted together as `other`.
 pub const MAX_ROUTES: usize = 1000;
-
-/// The media type of [`encode`]'s text.
-pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The media type of [`encode_prometheus`]'s text.
-pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Renders everything that is registered, as OpenMetrics 1.0 text.
-#[must_use]
-pub fn encode(registry: &Registry) -> String {
-    let mut text = String::with_capacity(8 * 1024);
-    // Writing to a String fails only where a metric refuses to be encoded, which ours do not.
-    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
-    text
-}
-
-/// Renders the same in the older Prometheus text format, which has no end marker and no units.
-#[must_use]
-pub fn encode_prometheus(registry: &Registry) -> String {
-    encode(registry)
-        .lines()
-        .filter(|line| *line != "# EOF" && !line.starts_with("# UNIT "))
-        .fold(String::new(), |mut text, line| {
-            // In the older format a counter's family carries the suffix of its sample.
-            text.push_str(line);
-            text.push('\n');
-            text
-        })
-}

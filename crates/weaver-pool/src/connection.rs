@@ -135,6 +135,10 @@ impl Connection {
 
     /// Closes it behind the commands that are outstanding, as far as there is time.
     pub(crate) async fn close(self: Arc<Self>) {
+        // There is nobody to say it to.
+        if !self.is_connected() {
+            return;
+        }
         // An error here means that the connection is gone, which is what we want.
         let _ = timeout(FAREWELL, self.client.quit()).await;
     }

@@ -81,6 +81,9 @@ async fn readyz(state: web::Data<State>) -> HttpResponse {
     if state.is_draining() {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "draining");
     }
+    if state.awaits_redis.load(Ordering::Acquire) {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "waiting for redis");
+    }
     if state.warming.load(Ordering::Acquire) {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "warming");
     }

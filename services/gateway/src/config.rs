@@ -22,7 +22,7 @@ pub(crate) use source::CONFIG as CONFIG_VARIABLE;
 pub use source::{Environment, Faults};
 pub(crate) use values::{duration, shown};
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 use weaver_cache::CacheConfig;
 use weaver_model_cache::ModelCacheConfig;
 use weaver_pool::RedisPoolConfig;
@@ -41,6 +41,9 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// `[redis]`; `None` where its mode is off.
     pub redis: Option<RedisPoolConfig>,
+    /// `redis.ready_timeout`: how long a node that starts waits for Redis before it is ready
+    /// without.
+    pub redis_ready_timeout: Duration,
     /// `[cache]`
     pub cache: CacheConfig,
     /// `[warm]`

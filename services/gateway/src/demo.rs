@@ -22,10 +22,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::time::sleep;
 
 /// What an answer of the sample upstream takes.
 const THINKING: Duration = Duration::from_millis(25);
@@ -81,14 +78,10 @@ pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow:
     );
     let config = Config::parse("demo", &text, &Environment::default())?;
     let guard = telemetry::install(&config.telemetry)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = server::Signals::new()?;
     let running = server::start(config).await?;
     print(running.public(), running.admin());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.stop().await;
     running.stop().await;
     upstream_handle.stop(false).await;
     let _ = upstream_task.await;

@@ -1,6 +1,8 @@
 //! Starting, serving, draining.
 
 pub(crate) mod http1;
+mod ready;
+mod signals;
 mod tasks;
 
 use crate::{
@@ -25,6 +27,7 @@ use actix_web::{App, dev::AppConfig, web};
 use anyhow::Context;
 use http1::{Budget, Connection, Limits, Worker};
 use parking_lot::RwLock;
+pub(crate) use signals::Signals;
 use std::{
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -36,7 +39,6 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    signal::unix::{SignalKind, signal},
     sync::{Semaphore, watch},
     task::JoinHandle,
     time::timeout,
@@ -78,10 +80,15 @@ impl Running {
         self.admin
     }
 
+    /// `/readyz` turns 503, and everything else goes on.
+    pub fn announce_stop(&self) {
+        self.state.draining.store(true, Ordering::Release);
+    }
+
     /// Drains: `/readyz` turns 503, no new connection is accepted, running requests may finish
     /// within `shutdown_grace`, then everything stops.
     pub async fn stop(self) {
-        self.state.draining.store(true, Ordering::Release);
+        self.announce_stop();
         self.drain.send_replace(true);
         self.state.warmer.stop();
         let [(public, public_task), (admin, admin_task)] = self.servers;
@@ -101,19 +108,22 @@ impl Running {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains: after `server.drain_delay`, or a second signal.
 ///
 /// # Errors
 ///
 /// What kept it from starting.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut signals = Signals::new()?;
+    let delay = config.server.drain_delay;
     let running = start(config).await?;
     tracing::info!(public = %running.public(), admin = %running.admin(), "serving");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    signals.stop().await;
+    if !delay.is_zero() {
+        running.announce_stop();
+        tracing::info!(?delay, "not ready; new connections are still accepted");
+        // Those who wait for the end do not wait for the delay if they ask once more.
+        let _ = timeout(delay, signals.stop()).await;
     }
     tracing::info!("draining");
     running.stop().await;
@@ -176,6 +186,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         cache: RwLock::new(None),
         registry: Arc::new(registry),
         draining: AtomicBool::new(false),
+        awaits_redis: AtomicBool::new(ready::awaits_redis(&config)),
         warming: AtomicBool::new(config.warm.is_needed()),
         cache_metrics,
         redis,

@@ -50,6 +50,8 @@ pub(crate) struct State {
     /// Places for those who follow the agents' events.
     pub(crate) event_streams: Arc<Semaphore>,
     pub(crate) draining: AtomicBool,
+    /// Whether the Redis tier is not open yet, and still waited for.
+    pub(crate) awaits_redis: AtomicBool,
     pub(crate) warmer: Warmer,
     /// Whether what is to be warmed on start is not warm yet.
     pub(crate) warming: AtomicBool,

@@ -78,7 +78,7 @@ impl Follow {
             }
             failures = failures.saturating_add(1);
             if failures >= GIVE_UP_AFTER {
-                self.standing.give_up();
+                self.standing.fail();
             }
             sleep(RETRY).await;
         }

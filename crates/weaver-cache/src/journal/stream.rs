@@ -53,6 +53,8 @@ pub(super) struct Standing {
     heard: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
     lost: AtomicBool,
+    /// The last attempts to reach Redis failed, several in a row.
+    unreachable: AtomicBool,
 }
 
 impl Standing {
@@ -62,7 +64,14 @@ impl Standing {
         let asked_at = asked_at.saturating_duration_since(self.epoch);
         self.heard_at.store(millis(asked_at), Ordering::Release);
         self.lost.store(false, Ordering::Release);
+        self.unreachable.store(false, Ordering::Release);
         self.heard.notify_waiters();
+    }
+
+    /// Attempts to reach Redis failed, so many that it counts as out of reach.
+    pub(super) fn fail(&self) {
+        self.unreachable.store(true, Ordering::Release);
+        self.give_up();
     }
 
     pub(super) fn give_up(&self) {
@@ -93,6 +102,7 @@ impl Follower {
             heard_at: AtomicU64::new(NEVER),
             heard: Notify::new(),
             lost: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
         });
         let roster = Roster::new(pool.clone(), &key, name);
         let writer = Writer {
@@ -120,6 +130,12 @@ impl Follower {
     /// Whether everything in the journal is applied, as far as this node can know.
     pub(crate) fn current(&self) -> bool {
         self.standing.current.load(Ordering::Acquire) && self.writer.owed.is_empty()
+    }
+
+    /// Whether the last attempts to reach Redis failed, several in a row. A request that would not
+    /// wait for Redis is no such attempt.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.standing.unreachable.load(Ordering::Acquire)
     }
 
     /// Whether Redis has been silent for so long that purges may have been missed.

@@ -40,7 +40,9 @@ pub struct ServerConfig {
     pub ambiguous_paths: AmbiguousPaths,
     /// Addresses and networks whose Forwarded and X-Forwarded-* count.
     pub trusted_proxies: Vec<Network>,
-    /// How long running requests may take after SIGTERM.
+    /// How long new connections are still accepted after SIGTERM, while `/readyz` says 503.
+    pub drain_delay: Duration,
+    /// How long running requests may take after that.
     pub shutdown_grace: Duration,
     /// How long an idle connection is kept; zero closes after each response.
     pub keep_alive: Duration,
@@ -167,7 +169,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     let auth = auth::read(root.section("auth"));
     let (agents, agent_allow) = agents::read(root.section("agents"));
     let redis_section = root.section("redis");
-    let redis = redis::read(redis_section);
+    let (redis, redis_ready_timeout) = redis::read(redis_section);
     let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
     cache.key_headers = key_headers(&server, &auth);
     cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
@@ -188,6 +190,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         server,
         auth,
         redis,
+        redis_ready_timeout,
         cache,
         admin,
     }
@@ -287,6 +290,7 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 text.parse::<Network>().map_err(|error| error.to_string())
             })
             .unwrap_or_default(),
+        drain_delay: section.duration("drain_delay", Duration::ZERO, Duration::ZERO),
         shutdown_grace: section.duration("shutdown_grace", Duration::from_secs(30), Duration::ZERO),
         keep_alive: section.duration("keep_alive", Duration::from_secs(75), Duration::ZERO),
         request_timeout: section.duration(

@@ -52,6 +52,8 @@ impl Tasks {
             }
         }));
         let shared = Arc::clone(state);
+        tasks.spawn(async move { super::ready::await_redis(&shared).await });
+        let shared = Arc::clone(state);
         tasks.spawn(async move { crate::warm::on_start(&shared).await });
         let shared = Arc::clone(state);
         tasks.spawn(every(Duration::from_secs(5), move || {

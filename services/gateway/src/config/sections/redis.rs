@@ -5,6 +5,7 @@ use std::time::Duration;
 use weaver_pool::{BreakerConfig, Credentials, Protocol, RedisPoolConfig, TlsConfig, Topology};
 
 const LEAST: Duration = Duration::from_millis(1);
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `[redis] mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,8 @@ enum RedisMode {
     Cluster,
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Option<RedisPoolConfig> {
+/// How to reach Redis, and how long a node that starts waits for it.
+pub(super) fn read(mut section: Section<'_>) -> (Option<RedisPoolConfig>, Duration) {
     let defaults = RedisPoolConfig::default();
     let mode = section.choice(
         "mode",
@@ -97,8 +99,9 @@ pub(super) fn read(mut section: Section<'_>) -> Option<RedisPoolConfig> {
     {
         section.fault("mode", &error.to_string());
     }
+    let ready_timeout = section.duration("ready_timeout", READY_TIMEOUT, Duration::ZERO);
     section.finish();
-    (mode != RedisMode::Off).then_some(config)
+    ((mode != RedisMode::Off).then_some(config), ready_timeout)
 }
 
 fn topology(section: &mut Section<'_>, mode: RedisMode) -> Topology {

@@ -12,7 +12,7 @@ mod values;
 pub(crate) use sections::routes_upstream;
 pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
-    Destination, GateConfig, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
+    Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
     ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
     ServerConfig, TelemetryConfig, WarmConfig,
 };

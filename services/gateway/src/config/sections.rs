@@ -62,6 +62,18 @@ pub struct ServerConfig {
     pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+    /// What becomes of requests whose client has closed its side of the connection.
+    pub half_close: HalfClose,
+}
+
+/// What becomes of requests whose client has closed its side of the connection, where the response is
+/// for that client alone. One that has left looks the same as one that still reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// The client is taken for one that has left.
+    Abort,
+    /// It is answered.
+    Serve,
 }
 
 /// What becomes of requests whose path readers resolve differently.
@@ -287,6 +299,11 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 ("own", SecurityHeaders::Own),
                 ("all", SecurityHeaders::All),
             ],
+        ),
+        half_close: section.choice(
+            "half_close",
+            HalfClose::Abort,
+            &[("abort", HalfClose::Abort), ("serve", HalfClose::Serve)],
         ),
     };
     section.finish();

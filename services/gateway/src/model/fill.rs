@@ -133,9 +133,19 @@ pub(super) fn request(
 }
 
 impl Fill {
-    pub(super) async fn run(mut self, mut lead: Lead<Head>, reply: Reply) {
+    pub(super) async fn run(mut self, mut lead: Lead<Head>, mut reply: Reply) {
         let began = Instant::now();
-        let (response, in_flight) = match self.fetch().await {
+        let (is_kept, mut has_left) = (self.ticket.is_some(), false);
+        let fetched = tokio::select! {
+            biased;
+            fetched = self.fetch() => fetched,
+            // What nothing keeps is of use to its own client alone.
+            () = reply.closed(), if !is_kept => {
+                has_left = true;
+                Err(Refusal::client_left())
+            }
+        };
+        let (response, in_flight) = match fetched {
             Ok(fetched) => fetched,
             Err(refusal) => {
                 // Those who wait get the same, and do not try one after another.
@@ -144,8 +154,17 @@ impl Fill {
                 lead.finish();
                 // The call may have left.
                 let _ = reply.send(Err(refusal));
+                // An upstream that was left may have begun to answer: leaving is not free.
+                let prompt = if has_left {
+                    self.asked.prompt_estimate
+                } else {
+                    0
+                };
                 if let Some(reservation) = self.reservation.take() {
-                    reservation.settle(0, 0.0).await;
+                    let price = self.state.models.price(&self.asked.call.model);
+                    let completion = 0;
+                    let cost = price.map_or(0.0, |price| price.of(Usage { prompt, completion }));
+                    reservation.settle(prompt, cost).await;
                 }
                 return;
             }

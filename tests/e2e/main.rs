@@ -9,6 +9,7 @@ mod cache;
 mod cli;
 mod clocks;
 mod failover;
+mod methods;
 mod middleware;
 mod models;
 mod nodes;

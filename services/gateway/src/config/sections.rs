@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+    /// Whether TRACE is forwarded.
+    pub trace: bool,
     /// What becomes of requests whose client has closed its side of the connection.
     pub half_close: HalfClose,
 }
@@ -300,6 +302,7 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 ("all", SecurityHeaders::All),
             ],
         ),
+        trace: section.flag("trace", false),
         half_close: section.choice(
             "half_close",
             HalfClose::Abort,

@@ -22,6 +22,7 @@ mod redis;
 mod rules;
 mod search;
 mod truncation;
+mod upstream_paths;
 mod variants;
 mod warm;
 

@@ -9,7 +9,7 @@ mod sections;
 mod source;
 mod values;
 
-pub(crate) use sections::routes_upstream;
+pub(crate) use sections::routes_origin;
 pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
     Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,

@@ -18,6 +18,7 @@ mod interim;
 mod meter;
 mod resolver;
 mod send;
+mod target;
 mod tunnel;
 mod upstreams;
 

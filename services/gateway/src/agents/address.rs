@@ -6,7 +6,7 @@
 //! since others may write to Redis, and names once more at each connection: what a name resolves to
 //! may change in between.
 
-use crate::config::{AgentAllow, routes_upstream};
+use crate::config::{AgentAllow, routes_origin};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Addresses and names at which agents are allowed.
@@ -60,7 +60,7 @@ impl AddressPolicy {
         if url.contains('#') {
             return Err(format!("{url:?} has a fragment, which is never sent"));
         }
-        let base = routes_upstream(url)?;
+        let base = routes_origin(url)?;
         let uri: http::Uri = base.parse().map_err(|_| format!("{url:?} is no URL"))?;
         let host = uri.host().unwrap_or_default();
         let refused = |what: &str| format!("the host {host:?} {what}; see agents.allow");

@@ -18,7 +18,7 @@ mod warm;
 pub use agents::AgentAllow;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
-pub(crate) use routes::upstream as routes_upstream;
+pub(crate) use routes::origin as routes_origin;
 pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
 pub use warm::WarmConfig;
 

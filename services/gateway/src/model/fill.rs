@@ -116,6 +116,21 @@ pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::Heade
     fields
 }
 
+/// Where an endpoint is at an upstream. A URL whose path says a version, such as
+/// `https://host/openai/v1`, is what OpenAI's clients call the base URL: it stands for the `/v1` of our
+/// own paths.
+fn url(base: &str, path: &str) -> String {
+    let is_version = |segment: &str| {
+        let mut rest = segment.strip_prefix('v').unwrap_or("").chars();
+        rest.next().is_some_and(|first| first.is_ascii_digit())
+            && rest.all(|letter| letter.is_ascii_alphanumeric())
+    };
+    let (_, rest) = base.split_once("://").unwrap_or(("", base));
+    let own = rest.split('/').skip(1).any(is_version);
+    let path = path.strip_prefix("/v1").filter(|_| own).unwrap_or(path);
+    format!("{base}{path}")
+}
+
 /// A GET at an upstream, whose name is its Host.
 pub(super) fn request(
     base: &str,
@@ -123,7 +138,7 @@ pub(super) fn request(
     fields: http::HeaderMap,
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
-    let uri: http::Uri = format!("{base}{path}").parse().ok()?;
+    let uri: http::Uri = url(base, path).parse().ok()?;
     let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
     let mut request = http::Request::new(body);
     *request.uri_mut() = uri;
@@ -358,5 +373,23 @@ fn head(response: &http::Response<Incoming>) -> Head {
         fields: fields
             .filter_map(|(name, value)| convert::field_back(name, value))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::url;
+
+    #[test]
+    fn a_base_that_says_its_version_stands_for_ours() {
+        for (base, expected) in [
+            ("http://h", "http://h/v1/models"),
+            ("http://v1", "http://v1/v1/models"),
+            ("http://h/proxy", "http://h/proxy/v1/models"),
+            ("https://h/openai/v1", "https://h/openai/v1/models"),
+            ("https://h/v1beta/openai", "https://h/v1beta/openai/models"),
+        ] {
+            assert_eq!(url(base, "/v1/models"), expected);
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     failure::{Failure, unreachable},
     fields, framing,
     interim::{self, Event},
-    tunnel,
+    target, tunnel,
     upstreams::{InFlight, Unavailable, Upstream},
 };
 use crate::{
@@ -120,7 +120,14 @@ pub(crate) async fn forward(
             return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");
         };
         let retries_left = tried.len() < config.retries as usize;
-        let Some(request) = request(req, &method, &upstream.base, fields.clone(), this_body) else {
+        let strip = config.strip_prefix.as_deref();
+        let url = (upstream.base.as_str(), strip);
+        if context.canonical.ambiguous && (strip.is_some() || target::has_path(url.0)) {
+            // A dot segment would lead out of the upstream's path.
+            let what = "the path of the request can be read in several ways";
+            return problem::problem(StatusCode::BAD_REQUEST, what);
+        }
+        let Some(request) = request(req, &method, url, fields.clone(), this_body) else {
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
         let client = clients.of(&config.to, config.connect_timeout);
@@ -228,7 +235,7 @@ pub(crate) async fn ask(
     let json = http::HeaderValue::from_static("application/json");
     fields.insert(http::header::CONTENT_TYPE, json);
     let body = RequestBody::Whole(Some(question));
-    let Some(request) = request(req, &http::Method::POST, upstream, fields, body) else {
+    let Some(request) = request(req, &http::Method::POST, (upstream, None), fields, body) else {
         return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
     };
     let client = clients.other();
@@ -269,11 +276,11 @@ fn is_idempotent(method: &http::Method) -> bool {
     )
 }
 
-/// The path and query go up byte for byte as they came.
+/// A request to an upstream of this URL, without this prefix.
 fn request(
     req: &HttpRequest,
     method: &http::Method,
-    base: &str,
+    (base, strip): (&str, Option<&str>),
     fields: http::HeaderMap,
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
@@ -281,7 +288,7 @@ fn request(
         .uri()
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    let uri: http::Uri = format!("{base}{target}").parse().ok()?;
+    let uri: http::Uri = target::url(base, target, strip)?.parse().ok()?;
     let mut request = http::Request::new(body);
     *request.method_mut() = method.clone();
     *request.uri_mut() = uri;

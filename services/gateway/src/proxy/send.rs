@@ -1,7 +1,7 @@
 //! Sending a request and giving back its response: deadlines and retries.
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody},
+    body::{Pieces, Progress, RequestBody, ResponseBody},
     client::{Clients, HttpClient},
     failure::{Failure, unreachable},
     fields, framing,
@@ -88,17 +88,10 @@ pub(crate) async fn forward(
     }
     let progress = Progress::new();
     let mut payload = Some(payload);
-    let mut body = Some(if has_body {
+    let body = payload.take_if(|_| has_body).map(|source| {
         let length = content_length(req.headers());
-        let source = payload.take().unwrap_or(Payload::None);
-        request_body(
-            source,
-            length,
-            state.config.server.max_body,
-            progress.clone(),
-        )
-    } else {
-        RequestBody::Empty
+        let most = state.config.server.max_body;
+        request_body(source, length, most, progress.clone())
     });
     let repeatable = !has_body && !websocket && is_idempotent(&method);
     route.upstreams.earn();
@@ -116,9 +109,7 @@ pub(crate) async fn forward(
                 return overloaded(route, retry_after);
             }
         };
-        let Some(this_body) = body.take() else {
-            return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");
-        };
+        let this_body = body.clone().map_or(RequestBody::Empty, RequestBody::Pieces);
         let retries_left = tried.len() < config.retries as usize;
         let strip = config.strip_prefix.as_deref();
         let url = (upstream.base.as_str(), strip);
@@ -158,7 +149,9 @@ pub(crate) async fn forward(
                 if failure.counts_against_upstream() {
                     route.upstreams.failed(&upstream);
                 }
-                let safe = repeatable || (failure.is_before_sending() && !has_body);
+                // Without a connection nobody has the request, and its body is still here.
+                let is_here = body.as_ref().is_none_or(Pieces::is_untouched);
+                let safe = repeatable || (failure.is_before_sending() && is_here);
                 if !(safe
                     && failure.is_worth_another_attempt()
                     && retries_left
@@ -166,7 +159,6 @@ pub(crate) async fn forward(
                 {
                     return failure.respond(&config.name);
                 }
-                body = Some(RequestBody::Empty);
                 tried.push(upstream);
                 last_failure = Some(failure);
             }
@@ -302,7 +294,7 @@ fn request_body(
     length: Option<u64>,
     most: u64,
     progress: Progress,
-) -> RequestBody {
+) -> Pieces {
     progress.expect(length);
     let (sender, pieces) = mpsc::channel(PIECES);
     actix_rt::spawn(async move {
@@ -324,11 +316,7 @@ fn request_body(
             }
         }
     });
-    RequestBody::Pieces {
-        pieces,
-        length,
-        progress,
-    }
+    Pieces::new(pieces, length, progress)
 }
 
 /// Waits for the head of the response; interim responses go to the client as they come.

@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod failover;
 mod lifecycle;
+mod methods;
 mod metrics_text;
 mod middleware;
 mod model_answers;
@@ -25,6 +26,7 @@ mod rules;
 mod search;
 mod secrets;
 mod truncation;
+mod upstream_paths;
 mod variants;
 mod warm;
 

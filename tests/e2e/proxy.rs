@@ -2,7 +2,10 @@ use crate::{client, ok};
 use anyhow::Result;
 use serde_json::Value;
 use std::time::Duration;
-use tokio::{io::AsyncWriteExt as _, time::sleep};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
+};
 use weaver_tests::{Gateway, Origin, exchange, free_port};
 
 /// An origin that answers with the head it was sent.
@@ -111,6 +114,34 @@ async fn a_post_is_never_sent_twice() -> Result<()> {
         502
     );
     assert_eq!(origin.requests(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_whose_upstream_was_not_reached_goes_whole_to_the_next() -> Result<()> {
+    let origin = Origin::start(|_, mut stream| async move {
+        let mut body = [0; 4];
+        stream.read_exact(&mut body).await.ok()?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        stream.write_all(ok(&body, "").as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await?;
+    let route = format!(
+        "[[routes]]\npath = \"/\"\nupstreams = [\"http://127.0.0.1:{}\", \"http://127.0.0.1:{}\"]\n",
+        free_port(),
+        origin.port()
+    );
+    let gateway = Gateway::start(&route).await?;
+    for method in ["POST", "PATCH", "PUT"] {
+        for _ in 0..4 {
+            let request = client().request(method.parse()?, gateway.url("/"));
+            let answer = request.body("once").send().await?;
+            assert_eq!(answer.status(), 200, "{method}");
+            assert_eq!(answer.text().await?, "once");
+        }
+    }
+    assert_eq!(origin.requests(), 12);
     Ok(())
 }
 

@@ -59,6 +59,8 @@ struct Exchange<S> {
     principal: bool,
     /// Whether what is stored is refreshed although it is fresh.
     early: bool,
+    /// Whether responses for this key were not storable a moment ago.
+    marked: bool,
 }
 
 /// What became of a request at once.
@@ -188,6 +190,7 @@ impl<S> Exchange<S> {
             service: Rc::clone(service),
             principal,
             early: false,
+            marked: false,
             started,
             rule,
             traits,
@@ -276,7 +279,7 @@ impl<S> Exchange<S> {
 
     /// Gets what has to be fetched: from another's fetch, or by one that others may join.
     async fn fetch<B>(
-        self,
+        mut self,
         req: ServiceRequest,
         mut found: Found,
         now: Millis,
@@ -286,7 +289,8 @@ impl<S> Exchange<S> {
         B: MessageBody + 'static,
     {
         let requester = self.requester();
-        if !self.rule.collapse || self.shared.is_marked(&self.exact, requester).await {
+        self.marked = self.shared.is_marked(&self.exact, requester).await;
+        if !self.rule.collapse || self.marked {
             return self.lead(req, Lead::solo(), found, false).await;
         }
         let flight_key = self

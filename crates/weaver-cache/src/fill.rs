@@ -13,7 +13,7 @@ mod remote;
 mod rest;
 
 use crate::{
-    Detached, OriginUnreachable, Replaceable, Rule,
+    Detached, Kept, OriginUnreachable, Replaceable, Rule,
     entry::{Entry, Head, Index, StoredFields},
     flight::{Grounds, Landing, Lead, Reader, Requester},
     key::KeyBytes,
@@ -86,6 +86,8 @@ pub(crate) struct Fill {
     pub(crate) ranged: bool,
     /// Whether what is stored is fresh, and to be refreshed all the same.
     pub(crate) early: bool,
+    /// Whether its response may be stored, as far as that can be known before it has come.
+    pub(crate) may_be_stored: bool,
 }
 
 /// When a fetch was sent and its head received.
@@ -164,6 +166,9 @@ impl Fill {
         }
         if reply.is_none() {
             req.extensions_mut().insert(Detached);
+        }
+        if reply.is_none() || self.may_be_stored {
+            req.extensions_mut().insert(Kept);
         }
         if let Some(stored) = &self.stored
             && self.may_replace(stored, self.shared.now(), Failure::Known)

@@ -137,3 +137,9 @@ pub struct Replaceable;
 /// not write to the client's connection by other ways than its response.
 #[derive(Clone, Copy, Debug)]
 pub struct Detached;
+
+/// Marks a request that goes on although its client has left, because others wait for its response
+/// or because it may be stored: the cache puts it into the request's extensions. A request without it
+/// is of use to its own client alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept;

@@ -53,15 +53,16 @@ pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpRes
         return problem(StatusCode::BAD_REQUEST, what);
     };
     if let Some(upstream) = &caller.state.config.ask.upstream {
-        let mut response = proxy::ask(
+        let asking = proxy::ask(
             req,
             body,
             caller.context,
             upstream,
             caller.clients,
             &caller.state.mark,
-        )
-        .await;
+        );
+        let half_close = caller.state.config.server.half_close;
+        let mut response = proxy::while_connected(req, half_close, "ask", asking).await;
         response.headers_mut().append(
             header::HeaderName::from_static("cache-status"),
             HeaderValue::from_static("weaver; fwd=bypass; detail=ask"),

@@ -11,10 +11,10 @@ mod source;
 mod values;
 
 pub(crate) use secret::trim as trim_secret;
-pub(crate) use sections::routes_upstream;
+pub(crate) use sections::routes_origin;
 pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
-    Destination, GateConfig, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
+    Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
     ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
     ServerConfig, TelemetryConfig, WarmConfig,
 };

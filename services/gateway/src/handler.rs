@@ -40,15 +40,10 @@ pub(crate) async fn handle(
         Target::Model(endpoint) => model::handle(caller, payload, endpoint).await,
         Target::ModelList => model::list(caller).await,
         Target::Route(route) => {
-            proxy::forward(
-                &req,
-                payload.into_inner(),
-                &context,
-                &route,
-                &clients,
-                &state,
-            )
-            .await
+            let payload = payload.into_inner();
+            let forwarding = proxy::forward(&req, payload, &context, &route, &clients, &state);
+            let half_close = state.config.server.half_close;
+            proxy::while_connected(&req, half_close, &route.config.name, forwarding).await
         }
         Target::Nothing => problem(StatusCode::NOT_FOUND, "no route has this path"),
     }

@@ -14,6 +14,7 @@ mod client;
 mod cors;
 pub(crate) mod fields;
 mod loops;
+mod max_forwards;
 
 use crate::{
     auth::Identity,
@@ -314,6 +315,9 @@ fn admit(
     let wants_text = path.path == "/metrics" && crate::builtin::wants_text(headers);
     let matched = state.routes.find(&path.path, wants_text);
     canonical.ambiguous |= canonical::is_ambiguous(state, &path, &matched)?;
+    drop(path);
+    max_forwards::apply(req, &matched.target, server.trace)?;
+    let headers = req.headers();
     let open = matches!(matched.target, Target::Health);
     let identity = if open {
         None
@@ -325,7 +329,6 @@ fn admit(
         Some(limiter) if !open => Some(limit(limiter, identity.as_deref(), &canonical.client)?),
         _ => None,
     };
-    drop(path);
     canonical::keep_query_as_keyed(req, matched.rule.as_deref())?;
     Ok((
         RequestContext {

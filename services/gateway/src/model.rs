@@ -38,7 +38,7 @@ use crate::{
     config::{Config, ModelRouteConfig},
     ingress::RequestContext,
     limit::Subject,
-    proxy::{Clients, Upstreams},
+    proxy::{Clients, Upstreams, client_left},
     state::State,
 };
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -246,11 +246,23 @@ async fn lead_fetch(
         ticket,
         reservation,
     };
+    let is_kept = fill.ticket.is_some();
     actix_rt::spawn(fill.run(lead, reply));
-    match head.await {
-        Ok(Ok(head)) => Ok(Served::coming(head, body, how)),
-        Ok(Err(refusal)) => Err(refusal),
-        Err(_) => Err(Refusal::internal()),
+    let left = async {
+        if is_kept {
+            return std::future::pending().await;
+        }
+        client_left(caller.req, caller.state.config.server.half_close).await;
+    };
+    tokio::select! {
+        biased;
+        head = head => match head {
+            Ok(Ok(head)) => Ok(Served::coming(head, body, how)),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(_) => Err(Refusal::internal()),
+        },
+        // The fill sees that nobody waits for it.
+        () = left => Err(Refusal::client_left()),
     }
 }
 

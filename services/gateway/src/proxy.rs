@@ -8,6 +8,7 @@
 mod adaptive;
 mod body;
 mod client;
+mod client_left;
 mod failure;
 mod fields;
 mod framing;
@@ -17,11 +18,13 @@ mod interim;
 mod meter;
 mod resolver;
 mod send;
+mod target;
 mod tunnel;
 mod upstreams;
 
 pub(crate) use body::RequestBody;
 pub(crate) use client::{Clients, HttpClient};
+pub(crate) use client_left::{client_closed_request, left as client_left, while_connected};
 pub(crate) use failure::Failure;
 pub(crate) use health::check as check_health;
 pub(crate) use send::{ask, forward, send_own};

@@ -141,6 +141,7 @@ impl<S> Exchange<S> {
             index: found.index,
             ranged: self.traits.range,
             early: self.early,
+            may_be_stored: !self.wishes.no_store && !self.marked,
         }
     }
 

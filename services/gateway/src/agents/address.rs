@@ -7,7 +7,7 @@
 //! may change in between.
 
 use crate::{
-    config::{AgentAllow, routes_upstream},
+    config::{AgentAllow, routes_origin},
     network::Network,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -63,7 +63,7 @@ impl AddressPolicy {
         if url.contains('#') {
             return Err(format!("{url:?} has a fragment, which is never sent"));
         }
-        let base = routes_upstream(url)?;
+        let base = routes_origin(url)?;
         let uri: http::Uri = base.parse().map_err(|_| format!("{url:?} is no URL"))?;
         let host = uri.host().unwrap_or_default();
         let refused = |what: &str| format!("the host {host:?} {what}; see agents.allow");

@@ -18,7 +18,7 @@ mod warm;
 pub use agents::AgentAllow;
 pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
-pub(crate) use routes::upstream as routes_upstream;
+pub(crate) use routes::origin as routes_origin;
 pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
 pub use warm::WarmConfig;
 
@@ -64,6 +64,20 @@ pub struct ServerConfig {
     pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+    /// Whether TRACE is forwarded.
+    pub trace: bool,
+    /// What becomes of requests whose client has closed its side of the connection.
+    pub half_close: HalfClose,
+}
+
+/// What becomes of requests whose client has closed its side of the connection, where the response is
+/// for that client alone. One that has left looks the same as one that still reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// The client is taken for one that has left.
+    Abort,
+    /// It is answered.
+    Serve,
 }
 
 /// What becomes of requests whose path readers resolve differently.
@@ -314,6 +328,12 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 ("own", SecurityHeaders::Own),
                 ("all", SecurityHeaders::All),
             ],
+        ),
+        trace: section.flag("trace", false),
+        half_close: section.choice(
+            "half_close",
+            HalfClose::Abort,
+            &[("abort", HalfClose::Abort), ("serve", HalfClose::Serve)],
         ),
     };
     if server.listen.port() != 0 && server.listen == server.admin_listen {

@@ -448,3 +448,51 @@ fn the_admin_token_and_api_keys_may_stand_in_files() {
     let told = "admin.token_file: cannot be combined with `token` (weaver.toml:3)";
     assert!(found.iter().any(|line| line == told), "{found:#?}");
 }
+
+#[test]
+fn the_path_of_an_upstream_can_be_read_in_one_way_only() {
+    let route = |url: &str| format!("[[routes]]\npath = \"/\"\nupstreams = [\"{url}\"]\n");
+    let config = parse(&route("https://h:1/openai/v1/")).unwrap();
+    let base = Destination::Upstreams(vec!["https://h:1/openai/v1".to_owned()]);
+    assert_eq!(config.routes[0].to, base);
+    for bad in [
+        "http://h/a/../b",
+        "http://h/%2e%2e",
+        "http://h/a//b",
+        "http://h/a;x",
+        "http://h/%61",
+        "http://h/a?q",
+        "http://h/?",
+        "http://h/a#f",
+        "http://h/%zz",
+    ] {
+        for table in [route(bad), format!("[ask]\nupstream = \"{bad}\"\n")] {
+            let found = faults(&table, &Environment::default());
+            assert_eq!(found.len(), 1, "{bad}: {found:?}");
+            assert!(found[0].contains("upstream"), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn the_prefix_that_is_stripped_is_one_of_the_route() {
+    let route = |strip: &str| {
+        format!("[[routes]]\npath = \"/a/b\"\nupstreams = [\"http://h\"]\nstrip_prefix = {strip}\n")
+    };
+    for (strip, expected) in [
+        ("true", Some("/a/b")),
+        ("false", None),
+        ("\"/a\"", Some("/a")),
+        ("\"/a/b\"", Some("/a/b")),
+    ] {
+        let config = parse(&route(strip)).unwrap();
+        assert_eq!(config.routes[0].strip_prefix.as_deref(), expected);
+    }
+    for bad in ["\"/b\"", "\"/a/b/c\"", "\"a\"", "\"/a/bc\"", "\"\""] {
+        let found = faults(&route(bad), &Environment::default());
+        assert!(
+            found[0].starts_with("routes[0].strip_prefix: "),
+            "{found:?}"
+        );
+    }
+}

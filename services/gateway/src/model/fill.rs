@@ -119,6 +119,21 @@ pub(super) fn fields(caller: &Caller<'_>, key: Option<&ModelKey>) -> http::Heade
     fields
 }
 
+/// Where an endpoint is at an upstream. A URL whose path says a version, such as
+/// `https://host/openai/v1`, is what OpenAI's clients call the base URL: it stands for the `/v1` of our
+/// own paths.
+fn url(base: &str, path: &str) -> String {
+    let is_version = |segment: &str| {
+        let mut rest = segment.strip_prefix('v').unwrap_or("").chars();
+        rest.next().is_some_and(|first| first.is_ascii_digit())
+            && rest.all(|letter| letter.is_ascii_alphanumeric())
+    };
+    let (_, rest) = base.split_once("://").unwrap_or(("", base));
+    let own = rest.split('/').skip(1).any(is_version);
+    let path = path.strip_prefix("/v1").filter(|_| own).unwrap_or(path);
+    format!("{base}{path}")
+}
+
 /// A GET at an upstream, whose name is its Host.
 pub(super) fn request(
     base: &str,
@@ -126,7 +141,7 @@ pub(super) fn request(
     fields: http::HeaderMap,
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
-    let uri: http::Uri = format!("{base}{path}").parse().ok()?;
+    let uri: http::Uri = url(base, path).parse().ok()?;
     let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
     let mut request = http::Request::new(body);
     *request.uri_mut() = uri;
@@ -136,9 +151,19 @@ pub(super) fn request(
 }
 
 impl Fill {
-    pub(super) async fn run(mut self, mut lead: Lead<Head>, reply: Reply) {
+    pub(super) async fn run(mut self, mut lead: Lead<Head>, mut reply: Reply) {
         let began = Instant::now();
-        let (response, in_flight) = match self.fetch().await {
+        let (is_kept, mut has_left) = (self.ticket.is_some(), false);
+        let fetched = tokio::select! {
+            biased;
+            fetched = self.fetch() => fetched,
+            // What nothing keeps is of use to its own client alone.
+            () = reply.closed(), if !is_kept => {
+                has_left = true;
+                Err(Refusal::client_left())
+            }
+        };
+        let (response, in_flight) = match fetched {
             Ok(fetched) => fetched,
             Err(refusal) => {
                 // Those who wait get the same, and do not try one after another.
@@ -147,8 +172,17 @@ impl Fill {
                 lead.finish();
                 // The call may have left.
                 let _ = reply.send(Err(refusal));
+                // An upstream that was left may have begun to answer: leaving is not free.
+                let prompt = if has_left {
+                    self.asked.prompt_estimate
+                } else {
+                    0
+                };
                 if let Some(reservation) = self.reservation.take() {
-                    reservation.settle(0, 0.0).await;
+                    let price = self.state.models.price(&self.asked.call.model);
+                    let completion = 0;
+                    let cost = price.map_or(0.0, |price| price.of(Usage { prompt, completion }));
+                    reservation.settle(prompt, cost).await;
                 }
                 return;
             }
@@ -342,5 +376,23 @@ fn head(response: &http::Response<Incoming>) -> Head {
         fields: fields
             .filter_map(|(name, value)| convert::field_back(name, value))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::url;
+
+    #[test]
+    fn a_base_that_says_its_version_stands_for_ours() {
+        for (base, expected) in [
+            ("http://h", "http://h/v1/models"),
+            ("http://v1", "http://v1/v1/models"),
+            ("http://h/proxy", "http://h/proxy/v1/models"),
+            ("https://h/openai/v1", "https://h/openai/v1/models"),
+            ("https://h/v1beta/openai", "https://h/v1beta/openai/models"),
+        ] {
+            assert_eq!(url(base, "/v1/models"), expected);
+        }
     }
 }

@@ -129,6 +129,12 @@ impl Refusal {
         Self::new(status, "invalid_request_error", message)
     }
 
+    /// The client left before there was an answer.
+    pub(super) fn client_left() -> Self {
+        let (status, message) = crate::proxy::client_closed_request();
+        Self::new(status, "invalid_request_error", message)
+    }
+
     pub(super) fn internal() -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Self::new(status, "api_error", "the call was not carried out")

@@ -6,12 +6,13 @@ use actix_http::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use std::{
     fmt, io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -26,11 +27,35 @@ use tokio::{
 pub(crate) enum RequestBody {
     Empty,
     Whole(Option<Bytes>),
-    Pieces {
-        pieces: mpsc::Receiver<Result<Bytes, io::Error>>,
+    Pieces(Pieces),
+}
+
+/// A client's body as it comes. Clones are the same body, so that one whose upstream was not reached
+/// can be given to another as long as nothing of it was taken.
+#[derive(Clone)]
+pub(crate) struct Pieces {
+    received: Arc<Mutex<mpsc::Receiver<Result<Bytes, io::Error>>>>,
+    length: Option<u64>,
+    progress: Progress,
+}
+
+impl Pieces {
+    pub(super) fn new(
+        received: mpsc::Receiver<Result<Bytes, io::Error>>,
         length: Option<u64>,
         progress: Progress,
-    },
+    ) -> Self {
+        Self {
+            received: Arc::new(Mutex::new(received)),
+            length,
+            progress,
+        }
+    }
+
+    /// Whether nothing of it was taken.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.progress.began.load(Ordering::Relaxed)
+    }
 }
 
 /// When a piece of the request last went up: the first byte of the response is waited for from then.
@@ -39,6 +64,7 @@ pub(crate) struct Progress {
     epoch: Instant,
     at: Arc<AtomicU64>,
     left: Arc<AtomicU64>,
+    began: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -47,6 +73,7 @@ impl Progress {
             epoch: Instant::now(),
             at: Arc::new(AtomicU64::new(0)),
             left: Arc::new(AtomicU64::new(0)),
+            began: Arc::new(AtomicBool::new(false)),
         }
     }
 
@@ -63,6 +90,7 @@ impl Progress {
 
     /// Notes that so many bytes went up; `None` is the end.
     fn note(&self, bytes: Option<usize>) {
+        self.began.store(true, Ordering::Relaxed);
         let left = self.left.load(Ordering::Relaxed);
         let left = bytes.map_or(0, |bytes| left.saturating_sub(bytes as u64));
         self.left.store(left, Ordering::Relaxed);
@@ -86,14 +114,12 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Pieces {
-                pieces, progress, ..
-            } => {
-                let piece = std::task::ready!(pieces.poll_recv(cx));
+            Self::Pieces(body) => {
+                let piece = std::task::ready!(body.received.lock().poll_recv(cx));
                 let bytes = piece
                     .as_ref()
                     .map(|piece| piece.as_ref().map_or(0, Bytes::len));
-                progress.note(bytes);
+                body.progress.note(bytes);
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
             }
         }
@@ -107,11 +133,9 @@ impl Body for RequestBody {
         match self {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Pieces {
-                length: Some(length),
-                ..
-            } => SizeHint::with_exact(*length),
-            Self::Pieces { .. } => SizeHint::default(),
+            Self::Pieces(body) => body
+                .length
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

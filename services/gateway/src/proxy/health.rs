@@ -34,11 +34,11 @@ async fn probe(
     path: &str,
     limit: Duration,
 ) -> bool {
-    let request = http::Request::get(format!("{}{path}", upstream.base))
-        .header(
-            http::header::HOST,
-            upstream.base.split("//").last().unwrap_or(""),
-        )
+    // The path of a check is its own: the upstream's is for the requests of clients.
+    let (scheme, rest) = upstream.base.split_once("://").unwrap_or_default();
+    let host = rest.split('/').next().unwrap_or_default();
+    let request = http::Request::get(format!("{scheme}://{host}{path}"))
+        .header(http::header::HOST, host)
         .header(http::header::USER_AGENT, "weaver-health-check")
         .body(RequestBody::Empty);
     let Ok(request) = request else { return false };

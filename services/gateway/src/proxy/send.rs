@@ -1,12 +1,12 @@
 //! Sending a request and giving back its response: deadlines and retries.
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody},
+    body::{Pieces, Progress, RequestBody, ResponseBody},
     client::{Clients, HttpClient},
     failure::{Failure, unreachable},
     fields, framing,
     interim::{self, Event},
-    tunnel,
+    target, tunnel,
     upstreams::{InFlight, Unavailable, Upstream},
 };
 use crate::{
@@ -88,17 +88,10 @@ pub(crate) async fn forward(
     }
     let progress = Progress::new();
     let mut payload = Some(payload);
-    let mut body = Some(if has_body {
+    let body = payload.take_if(|_| has_body).map(|source| {
         let length = content_length(req.headers());
-        let source = payload.take().unwrap_or(Payload::None);
-        request_body(
-            source,
-            length,
-            state.config.server.max_body,
-            progress.clone(),
-        )
-    } else {
-        RequestBody::Empty
+        let most = state.config.server.max_body;
+        request_body(source, length, most, progress.clone())
     });
     let repeatable = !has_body && !websocket && is_idempotent(&method);
     route.upstreams.earn();
@@ -116,11 +109,16 @@ pub(crate) async fn forward(
                 return overloaded(route, retry_after);
             }
         };
-        let Some(this_body) = body.take() else {
-            return problem::problem(StatusCode::BAD_GATEWAY, "the request cannot be sent again");
-        };
+        let this_body = body.clone().map_or(RequestBody::Empty, RequestBody::Pieces);
         let retries_left = tried.len() < config.retries as usize;
-        let Some(request) = request(req, &method, &upstream.base, fields.clone(), this_body) else {
+        let strip = config.strip_prefix.as_deref();
+        let url = (upstream.base.as_str(), strip);
+        if context.canonical.ambiguous && (strip.is_some() || target::has_path(url.0)) {
+            // A dot segment would lead out of the upstream's path.
+            let what = "the path of the request can be read in several ways";
+            return problem::problem(StatusCode::BAD_REQUEST, what);
+        }
+        let Some(request) = request(req, &method, url, fields.clone(), this_body) else {
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
         let client = clients.of(&config.to, config.connect_timeout);
@@ -151,7 +149,9 @@ pub(crate) async fn forward(
                 if failure.counts_against_upstream() {
                     route.upstreams.failed(&upstream);
                 }
-                let safe = repeatable || (failure.is_before_sending() && !has_body);
+                // Without a connection nobody has the request, and its body is still here.
+                let is_here = body.as_ref().is_none_or(Pieces::is_untouched);
+                let safe = repeatable || (failure.is_before_sending() && is_here);
                 if !(safe
                     && failure.is_worth_another_attempt()
                     && retries_left
@@ -159,7 +159,6 @@ pub(crate) async fn forward(
                 {
                     return failure.respond(&config.name);
                 }
-                body = Some(RequestBody::Empty);
                 tried.push(upstream);
                 last_failure = Some(failure);
             }
@@ -228,7 +227,7 @@ pub(crate) async fn ask(
     let json = http::HeaderValue::from_static("application/json");
     fields.insert(http::header::CONTENT_TYPE, json);
     let body = RequestBody::Whole(Some(question));
-    let Some(request) = request(req, &http::Method::POST, upstream, fields, body) else {
+    let Some(request) = request(req, &http::Method::POST, (upstream, None), fields, body) else {
         return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
     };
     let client = clients.other();
@@ -269,11 +268,11 @@ fn is_idempotent(method: &http::Method) -> bool {
     )
 }
 
-/// The path and query go up byte for byte as they came.
+/// A request to an upstream of this URL, without this prefix.
 fn request(
     req: &HttpRequest,
     method: &http::Method,
-    base: &str,
+    (base, strip): (&str, Option<&str>),
     fields: http::HeaderMap,
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
@@ -281,7 +280,7 @@ fn request(
         .uri()
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    let uri: http::Uri = format!("{base}{target}").parse().ok()?;
+    let uri: http::Uri = target::url(base, target, strip)?.parse().ok()?;
     let mut request = http::Request::new(body);
     *request.method_mut() = method.clone();
     *request.uri_mut() = uri;
@@ -295,7 +294,7 @@ fn request_body(
     length: Option<u64>,
     most: u64,
     progress: Progress,
-) -> RequestBody {
+) -> Pieces {
     progress.expect(length);
     let (sender, pieces) = mpsc::channel(PIECES);
     actix_rt::spawn(async move {
@@ -317,11 +316,7 @@ fn request_body(
             }
         }
     });
-    RequestBody::Pieces {
-        pieces,
-        length,
-        progress,
-    }
+    Pieces::new(pieces, length, progress)
 }
 
 /// Waits for the head of the response; interim responses go to the client as they come.

@@ -36,11 +36,7 @@ mod trailers;
 
 pub(crate) use buffers::Budget;
 pub(crate) use connection::Connection;
-#[allow(
-    unused_imports,
-    reason = "what cancels upstream calls that nobody waits for comes next"
-)]
-pub(crate) use handle::{ClientGone, Interim};
+pub(crate) use handle::{ClientGone, ClientState, Interim};
 pub(crate) use limits::Limits;
 pub(crate) use trailers::TrailerSlot;
 

@@ -57,6 +57,8 @@ pub struct RouteConfig {
     pub grace: Duration,
     /// The most staleness that response, request or configuration may grant.
     pub max_stale: Option<Duration>,
+    /// The beginning of the path that is not sent on.
+    pub strip_prefix: Option<String>,
     /// The Host sent on; `None` keeps the client's.
     pub host: Option<String>,
     /// The deadline of a connection attempt.
@@ -218,6 +220,11 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         stale_if_error: section.parsed("stale_if_error", values::duration),
         grace: section.duration("grace", Duration::ZERO, Duration::ZERO),
         max_stale: section.parsed("max_stale", values::duration),
+        strip_prefix: section
+            .parsed("strip_prefix", |text| {
+                strip_prefix(text, path.as_deref().unwrap_or(text))
+            })
+            .flatten(),
         host: section.text("host"),
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), least),
         first_byte_timeout: section.duration("first_byte_timeout", Duration::from_secs(60), least),
@@ -311,7 +318,7 @@ fn health_check(mut section: Section<'_>) -> HealthCheckConfig {
     check
 }
 
-/// A base URL: scheme and authority, nothing behind.
+/// The URL of an upstream: scheme, authority, and the path that is put before those of requests.
 pub(crate) fn upstream(text: &str) -> Result<String, String> {
     let shown = values::shown(text);
     let bad = || format!("{shown:?} is not a URL such as \"http://127.0.0.1:9000\"");
@@ -326,10 +333,51 @@ pub(crate) fn upstream(text: &str) -> Result<String, String> {
     }
     let known = Scheme::parse(scheme).unwrap_or_default();
     Authority::parse(authority.as_str(), known).map_err(|error| format!("{shown:?}: {error}"))?;
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+    if uri.query().is_some() || text.contains(['?', '#']) {
         return Err(format!(
-            "{shown:?} has a path; paths are passed on unchanged"
+            "{shown:?} has a query or a fragment; only a path is put before those of requests"
         ));
     }
-    Ok(format!("{scheme}://{authority}"))
+    let path = uri.path().strip_suffix('/').unwrap_or(uri.path());
+    let is_plain = path.is_empty()
+        || judge(path).is_ok_and(|judged| {
+            !judged.has_dots && judged.readings.is_empty() && judged.path == path
+        });
+    if !is_plain {
+        return Err(format!(
+            "{shown:?} has a path that can be read in several ways: write it without dot segments, \
+             empty segments, `;` and needless escapes"
+        ));
+    }
+    Ok(format!("{scheme}://{authority}{path}"))
+}
+
+/// The URL of an agent: scheme and authority, nothing behind.
+pub(crate) fn origin(text: &str) -> Result<String, String> {
+    let base = upstream(text)?;
+    if base
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.contains('/'))
+    {
+        return Err(format!("{text:?} has a path; an agent has none"));
+    }
+    Ok(base)
+}
+
+/// `strip_prefix = true`, or a prefix of the route's path.
+fn strip_prefix(text: &str, path: &str) -> Result<Option<String>, String> {
+    match text {
+        "false" => return Ok(None),
+        "true" => return Ok(Some(path.to_owned())),
+        _ => {}
+    }
+    let rest = path.strip_prefix(text.trim_end_matches('/'));
+    let is_prefix = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if text.starts_with('/') && is_prefix {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(format!(
+            "{text:?} is neither true nor the beginning of the route's path {path:?}, in whole segments"
+        ))
+    }
 }

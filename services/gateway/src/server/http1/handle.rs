@@ -132,16 +132,8 @@ impl Interim {
 /// The connection itself drops the handler's future when the client is gone. This is for what runs
 /// beside it, and for handlers that take a half-closed connection for a left one.
 #[derive(Clone)]
-#[allow(
-    dead_code,
-    reason = "what cancels upstream calls that nobody waits for comes next"
-)]
 pub(crate) struct ClientGone(Rc<Shared>);
 
-#[allow(
-    dead_code,
-    reason = "what cancels upstream calls that nobody waits for comes next"
-)]
 impl ClientGone {
     pub(crate) fn of(req: &impl HttpMessage) -> Option<Self> {
         let extensions = req.extensions();

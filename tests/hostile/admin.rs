@@ -404,3 +404,41 @@ async fn the_configuration_says_what_is_wrong_with_a_host() -> Result<()> {
     }
     Ok(())
 }
+
+/// A proxy may share a connection between operators.
+#[tokio::test]
+async fn pipelined_responses_are_each_framed_by_their_own_request() -> Result<()> {
+    let gateway = Gateway::start("").await?;
+    let (get, head) = ("GET /hottest", "HEAD /livez");
+    let request =
+        |what: &str, end: &str| format!("{what} HTTP/1.1\r\nhost: localhost\r\n{end}\r\n");
+    let both = [request(get, ""), request(head, "connection: close\r\n")].concat();
+    let answer = exchange(gateway.admin(), &both).await?.text();
+    let (first, second) = answer
+        .split_once("HTTP/1.1 200 OK\r\n")
+        .map_or(("", ""), |(_, rest)| {
+            rest.split_once("HTTP/1.1 200 OK\r\n").unwrap_or((rest, ""))
+        });
+    assert!(first.ends_with('}'), "the GET has its body: {answer}");
+    assert!(second.ends_with("\r\n\r\n"), "the HEAD has none: {answer}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_a_problem() -> Result<()> {
+    let gateway = Gateway::start("").await?;
+    let body = "x".repeat(3 << 20);
+    let head = format!(
+        "POST /purge HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let answer = exchange(gateway.admin(), &format!("{head}{body}")).await?;
+    assert_eq!(answer.status(), 413, "{}", answer.text());
+    assert!(
+        answer.text().contains("application/problem+json"),
+        "{}",
+        answer.text()
+    );
+    Ok(())
+}

@@ -8,7 +8,7 @@ mod purge;
 mod warm;
 
 pub(crate) use agents::MAX_STREAMS;
-pub(crate) use guard::on_connect;
+pub(crate) use guard::LocalAddress;
 pub(crate) use purge::MAX_TAGS as MAX_PURGE_TAGS;
 
 use crate::{builtin, problem::problem, state::State};
@@ -40,9 +40,18 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config.service(
         web::scope("")
             .wrap(from_fn(guard::guard))
-            .service(resource("/livez", vec![web::get().to(livez)]))
-            .service(resource("/readyz", vec![web::get().to(readyz)]))
-            .service(resource("/metrics", vec![web::get().to(metrics)]))
+            .service(resource(
+                "/livez",
+                vec![web::get().to(livez), web::head().to(livez)],
+            ))
+            .service(resource(
+                "/readyz",
+                vec![web::get().to(readyz), web::head().to(readyz)],
+            ))
+            .service(resource(
+                "/metrics",
+                vec![web::get().to(metrics), web::head().to(metrics)],
+            ))
             .service(resource(
                 "/openapi.json",
                 vec![web::get().to(agents::description)],

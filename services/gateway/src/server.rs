@@ -1,6 +1,7 @@
 //! Starting, serving, draining.
 
 pub(crate) mod http1;
+mod ports;
 mod ready;
 mod signals;
 mod tasks;
@@ -10,27 +11,19 @@ use crate::{
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
     config::Config,
-    handler,
-    ingress::{Ingress, Mark},
+    ingress::Mark,
     limit::Limiter,
     model::Models,
-    proxy::Clients,
     routes::Routes,
     state::{self, State},
     warm::Warmer,
 };
-use actix_server::{Server, ServerHandle};
-use actix_service::{
-    IntoServiceFactory as _, ServiceFactory as _, fn_factory, fn_service, map_config,
-};
-use actix_web::{App, dev::AppConfig, web};
+use actix_server::ServerHandle;
 use anyhow::Context;
-use http1::{Budget, Connection, Limits, Worker};
 use parking_lot::RwLock;
 pub(crate) use signals::Signals;
 use std::{
     net::{SocketAddr, TcpListener},
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,7 +31,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinHandle,
     time::timeout,
@@ -201,8 +193,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     *state.cache.write() = Some(cache.handle());
 
     let (drain, draining) = watch::channel(false);
-    let public_server = serve_public(public, Arc::clone(&state), cache, draining)?;
-    let admin_server = serve_admin(admin, Arc::clone(&state))?;
+    let public_server = ports::public(public, Arc::clone(&state), cache, draining)?;
+    let admin_server = ports::admin(admin, Arc::clone(&state))?;
     let servers = [public_server, admin_server].map(|server| {
         let handle = server.handle();
         (handle, tokio::spawn(server))
@@ -244,84 +236,4 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
-}
-
-fn serve_public(
-    listener: TcpListener,
-    state: Arc<State>,
-    cache: ResponseCache,
-    draining: watch::Receiver<bool>,
-) -> anyhow::Result<Server> {
-    let server = &state.config.server;
-    let grace = server.shutdown_grace.as_secs().max(1);
-    let per_worker = server.max_connections.div_ceil(server.workers);
-    let builder = Server::build()
-        .workers(server.workers)
-        .max_concurrent_connections(per_worker)
-        .shutdown_timeout(grace)
-        .disable_signals();
-    let budget = Arc::new(Budget::new(server.max_buffers));
-    let limits = limits(server);
-    let server = builder.listen("public", listener, move || {
-        let (state, cache) = (Arc::clone(&state), cache.clone());
-        let (budget, draining) = (Arc::clone(&budget), draining.clone());
-        fn_factory(move || {
-            let (state, cache) = (Arc::clone(&state), cache.clone());
-            let (budget, draining) = (Arc::clone(&budget), draining.clone());
-            async move {
-                let clients = Clients::new(&state.config, &state.agent_addresses);
-                let app = App::new()
-                    .app_data(web::Data::from(Arc::clone(&state)))
-                    .app_data(web::Data::new(clients))
-                    .wrap(cache)
-                    .wrap(Ingress::new(Arc::clone(&state)))
-                    .default_service(web::to(handler::handle));
-                let app = map_config(app.into_factory(), |_| AppConfig::default());
-                let service = app.new_service(()).await?;
-                let refuse = Box::new(move |status, detail: &str| {
-                    crate::ingress::refusal(&state, status, detail)
-                });
-                let worker = Rc::new(Worker::new(service, limits, refuse, budget, draining));
-                Ok::<_, ()>(fn_service(move |tcp: TcpStream| {
-                    // Small responses must not wait for an acknowledgement.
-                    let _ = tcp.set_nodelay(true);
-                    let connection = Connection::new(tcp, &worker);
-                    async move {
-                        match connection {
-                            Some(connection) => connection.await,
-                            None => Ok(()),
-                        }
-                    }
-                }))
-            }
-        })
-    })?;
-    Ok(server.run())
-}
-
-fn limits(server: &crate::config::ServerConfig) -> Limits {
-    let limit = |time: Duration| (!time.is_zero()).then_some(time);
-    Limits {
-        max_head: usize::try_from(server.max_head).unwrap_or(usize::MAX),
-        request_timeout: limit(server.request_timeout),
-        keep_alive: limit(server.keep_alive),
-        body_timeout: limit(server.body_timeout),
-        write_timeout: limit(server.write_timeout),
-    }
-}
-
-fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Server> {
-    let server = actix_web::HttpServer::new(move || {
-        App::new()
-            .app_data(web::Data::from(Arc::clone(&state)))
-            .app_data(web::PayloadConfig::new(1 << 20))
-            .configure(admin::routes)
-    })
-    .on_connect(admin::on_connect)
-    .workers(1)
-    .disable_signals()
-    .shutdown_timeout(1)
-    .listen(listener)?
-    .run();
-    Ok(server)
 }

@@ -14,7 +14,7 @@ mod site;
 
 use crate::{auth::FailureBudget, problem::problem, state::State};
 use actix_web::{
-    Error, HttpResponse,
+    Error, HttpMessage as _, HttpResponse,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{
@@ -25,21 +25,13 @@ use actix_web::{
     web,
 };
 use site::Refused;
-use std::{any::Any, net::IpAddr};
+use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
-/// The address on which a connection came in, which its requests may name as their Host.
+/// The address on which a connection came in, which its requests may name as their Host: an extension
+/// of each request.
 #[derive(Clone, Copy, Debug)]
-struct LocalAddress(IpAddr);
-
-/// Remembers with each connection on which address it came in.
-pub(crate) fn on_connect(connection: &dyn Any, data: &mut actix_web::dev::Extensions) {
-    if let Some(stream) = connection.downcast_ref::<tokio::net::TcpStream>()
-        && let Ok(address) = stream.local_addr()
-    {
-        data.insert(LocalAddress(address.ip().to_canonical()));
-    }
-}
+pub(crate) struct LocalAddress(pub(crate) IpAddr);
 
 /// How much a caller has to show.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,7 +65,18 @@ pub(super) async fn guard(
     };
     let mut response = match refused {
         Some(refused) => req.into_response(refused).map_into_right_body(),
-        None => next.call(req).await?.map_into_left_body(),
+        None => {
+            let response = next.call(req).await?;
+            // What the framework refuses by itself, such as a body that is too large.
+            let refused = response.response().error().map(|error| {
+                let status = error.as_response_error().status_code();
+                problem(status, &error.to_string())
+            });
+            match refused {
+                Some(refused) => response.into_response(refused).map_into_right_body(),
+                None => response.map_into_left_body(),
+            }
+        }
     };
     isolate(response.headers_mut());
     Ok(response)
@@ -93,7 +96,7 @@ fn check(req: &ServiceRequest, state: &State) -> Result<(), Box<HttpResponse>> {
         (Err(refused), _) => return Err(respond(refused)),
     };
     if let Some(host) = host.as_ref().filter(|_| access != Access::Probe) {
-        let local = req.conn_data::<LocalAddress>().map(|local| local.0);
+        let local = req.extensions().get::<LocalAddress>().map(|local| local.0);
         let own = [local, Some(state.config.server.admin_listen.ip())];
         host.check(&state.config.admin.hosts, &own)
             .map_err(respond)?;

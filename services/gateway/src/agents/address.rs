@@ -63,7 +63,7 @@ impl AddressPolicy {
         if url.contains('#') {
             return Err(format!("{url:?} has a fragment, which is never sent"));
         }
-        let base = routes_origin(url)?;
+        let base = routes_origin(url).map_err(|fault| format!("{fault}; see agents.allow"))?;
         let uri: http::Uri = base.parse().map_err(|_| format!("{url:?} is no URL"))?;
         let host = uri.host().unwrap_or_default();
         let refused = |what: &str| format!("the host {host:?} {what}; see agents.allow");

@@ -6,6 +6,7 @@ use crate::{
     group::{Group, Shared},
     health,
     latency::Latency,
+    outage::OutageLog,
     retry::Budget,
     server::Target,
     stats::Counters,
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) retries: Budget,
     pub(crate) dedicated: Dedicated,
     pub(crate) health: watch::Sender<Health>,
+    pub(crate) outage: Mutex<OutageLog>,
     closed: AtomicBool,
     upkeep: Mutex<Option<JoinHandle<()>>>,
 }
@@ -99,6 +101,7 @@ impl RedisPool {
         let shared = Arc::new(Shared {
             counters: Counters::new(),
             latency: Latency::default(),
+            last_failure: Mutex::default(),
             events,
             config,
         });
@@ -116,6 +119,7 @@ impl RedisPool {
             retries: Budget::new(),
             dedicated: Dedicated::new(config.max_dedicated),
             health: watch::Sender::new(Health::Down),
+            outage: Mutex::default(),
             closed: AtomicBool::new(false),
             upkeep: Mutex::new(None),
             shared,

@@ -130,6 +130,10 @@ impl Counters {
         self.checked_at.store(unix_millis(), Ordering::Relaxed);
     }
 
+    pub(crate) fn was_checked(&self) -> bool {
+        self.checked_at.load(Ordering::Relaxed) != 0
+    }
+
     pub(crate) fn replaced(&self) {
         self.replaced.fetch_add(1, Ordering::Relaxed);
     }

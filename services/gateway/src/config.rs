@@ -11,10 +11,10 @@ mod values;
 
 pub(crate) use sections::routes_upstream;
 pub use sections::{
-    AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
-    Destination, GateConfig, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
-    ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
-    ServerConfig, TelemetryConfig, WarmConfig,
+    AccessLogFormat, AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig,
+    AuthMode, CorsConfig, Destination, GateConfig, HealthCheckConfig, JwtConfig, JwtKey, LogFormat,
+    ModelKey, ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig,
+    SecurityHeaders, ServerConfig, TelemetryConfig, WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;

@@ -243,6 +243,7 @@ async fn lead_fetch(
         asked,
         ticket,
         reservation,
+        request_id: caller.context.request_id.clone(),
     };
     actix_rt::spawn(fill.run(lead, reply));
     match head.await {

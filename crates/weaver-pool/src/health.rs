@@ -111,13 +111,14 @@ impl Inner {
     /// The first health check comes with the first connection, and not an interval later.
     async fn first_check(self: &Arc<Self>) {
         let is_down = *self.health.borrow() == Health::Down;
-        if is_down || self.shared.counters.was_checked() {
+        if is_down || !self.shared.counters.claim_first_check() {
             return;
         }
         let pool = RedisPool {
             inner: Arc::clone(self),
         };
         if let Err(error) = pool.health_check().await {
+            self.shared.counters.return_first_check();
             tracing::debug!(%error, "the first redis health check failed");
         }
     }

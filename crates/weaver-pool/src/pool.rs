@@ -67,6 +67,8 @@ impl RedisPool {
     pub async fn connect(config: RedisPoolConfig) -> Result<Self, PoolError> {
         let until = Instant::now() + config.socket_connect_timeout;
         let pool = Self::connect_in_background(config)?;
+        // It is made below, before anybody gets the pool.
+        pool.inner.shared.counters.claim_first_check();
         let outcome = async {
             match &pool.inner.route {
                 Route::One(group) => group.ready(until).await?,

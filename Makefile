@@ -1,17 +1,21 @@
 # What a person types daily. `make help` lists it.
 
 CARGO ?= cargo
+# Where cargo builds.
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 # The tests drive the real program; they look for it here.
-export GATEWAY_UNDER_TEST ?= $(CURDIR)/target/debug/weaver-gateway
-RELEASE = $(CURDIR)/target/release/weaver-gateway
+export GATEWAY_UNDER_TEST ?= $(TARGET)/debug/weaver-gateway
+RELEASE = $(TARGET)/release/weaver-gateway
 
 .PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-redis bench-registry soak soak-pool soak-cache fuzz bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: ## build and start the gateway with a sample upstream, and print what to try
-	@$(CARGO) run --quiet --locked --profile quick -p weaver-gateway -- demo
+run: ## build and start the gateway with a sample upstream, and print what to try; other ports: make run ARGS="--listen 127.0.0.1:9000"
+	@echo "building the gateway; the first time this takes some minutes"
+	@$(CARGO) build --locked --profile quick -p weaver-gateway
+	@exec $(TARGET)/quick/weaver-gateway demo $(ARGS)
 
 test: setup fmt lint doc unit e2e conformance-check bench-smoke ## everything that must pass
 
@@ -66,7 +70,7 @@ bench-registry: setup ## the agent registry against one round trip for each agen
 
 bench-pool: setup ## the Redis pool beside bb8, deadpool, redis-rs and bare fred; prints the table
 	$(CARGO) build --locked --release -p weaver-tests --bin perf --features pool-peers
-	taskset -c 1 target/release/perf pool
+	taskset -c 1 $(TARGET)/release/perf pool
 
 soak: setup soak-pool soak-cache ## the random tests for long: faults of Redis for the pool, purges and faults for the cache
 

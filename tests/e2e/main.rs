@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod failover;
 mod lifecycle;
+mod logs;
 mod methods;
 mod metrics_text;
 mod middleware;

@@ -1,4 +1,4 @@
-use crate::{client, field, ok};
+use crate::{client, eventually, field, ok};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -224,5 +224,72 @@ async fn without_the_token_only_probes_metrics_and_the_description_answer() -> R
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await?;
     assert_eq!(&answer, b"HTTP/1.1 401");
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_is_checked_when_it_is_connected_and_not_an_interval_later() -> Result<()> {
+    let redis = weaver_tests::Redis::start().await?;
+    let config = format!("{}health_check_interval = \"1h\"\n", redis.section());
+    let gateway = Gateway::start(&config).await?;
+    gateway.ready_for_redis().await?;
+    eventually("redis is checked", async || {
+        let report = gateway.report().await;
+        report.is_ok_and(|report| report["redis_pool"]["last_health_check"].is_number())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_service_has_the_name_that_it_is_given() -> Result<()> {
+    let gateway = Gateway::start_with("", "service_name = \"shop-edge\"", &[], None).await?;
+    let answer = client().get(gateway.url("/health")).send().await?;
+    assert_eq!(answer.json::<Value>().await?["service"], "shop-edge");
+    assert_eq!(gateway.report().await?["service"], "shop-edge");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_without_routes_says_so_when_it_starts() -> Result<()> {
+    let gateway = Gateway::start("").await?;
+    let output = gateway.process().output();
+    assert!(output.contains("no [[routes]]"), "{output}");
+    let origin = Origin::constant(ok("x", "")).await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    assert!(!gateway.process().output().contains("no [[routes]]"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_demo_has_a_page_and_says_what_to_do_where_its_port_is_taken() -> Result<()> {
+    let (public, admin) = (weaver_tests::free_port(), weaver_tests::free_port());
+    let (listen, admin) = (format!("127.0.0.1:{public}"), format!("127.0.0.1:{admin}"));
+    let arguments = ["demo", "--listen", &listen, "--admin-listen", &admin];
+    let program = Gateway::program()?.display().to_string();
+    let folder = weaver_tests::scratch("demo");
+    let demo = weaver_tests::Process::start(&program, &arguments, &folder)?;
+    weaver_tests::wait_for_port(public).await?;
+    let page = client().get(format!("http://{listen}/")).send().await?;
+    assert_eq!(page.status(), 200);
+    assert!(field(&page, "content-type").starts_with("text/html"));
+    let page = page.text().await?;
+    for path in page.split("href=\"").skip(1) {
+        let path = path.split('"').next().unwrap_or("");
+        let answer = client()
+            .get(format!("http://{listen}{path}"))
+            .send()
+            .await?;
+        assert_ne!(answer.status(), 404, "{path}");
+    }
+    let second = std::process::Command::new(&program)
+        .args(arguments)
+        .output()?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success());
+    for wanted in [listen.as_str(), "--listen", "make run ARGS"] {
+        assert!(said.contains(wanted), "{wanted} not in {said}");
+    }
+    drop(demo);
     Ok(())
 }

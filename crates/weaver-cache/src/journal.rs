@@ -26,6 +26,7 @@ mod names;
 mod owed;
 pub(crate) mod roster;
 pub(crate) mod stream;
+mod trouble;
 
 use std::fmt;
 use weaver_cache_policy::url::{self, Url, UrlError};

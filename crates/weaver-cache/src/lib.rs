@@ -69,6 +69,7 @@ mod compress;
 mod config;
 mod entry;
 mod exchange;
+mod explain;
 mod fill;
 mod flight;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use crate::{
     CacheConfig, CacheHandle, CacheStore, Rule,
     exchange::{self, Begun, Response},
+    explain,
     flight::{Budget, Flights},
     hot::share::Share,
     identity::{Secret, random_hex},
@@ -19,11 +20,11 @@ use actix_web::{
 };
 use futures_util::future::LocalBoxFuture;
 use std::{
-    future::{Ready, ready},
+    future::{Ready, ready as ready_now},
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use weaver_cache_policy::path::judge;
 
@@ -127,7 +128,7 @@ where
     type Future = Ready<Result<Self::Transform, Self::InitError>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        ready(Ok(ResponseCacheService {
+        ready_now(Ok(ResponseCacheService {
             shared: Arc::clone(&self.shared),
             service: Rc::new(service),
         }))
@@ -174,13 +175,17 @@ impl<B> Future for CacheFuture<B> {
     type Output = Result<Response<B>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().0 {
-            State::Later(future) => future.as_mut().poll(cx),
+        let answer = match &mut self.get_mut().0 {
+            State::Later(future) => ready!(future.as_mut().poll(cx)),
             State::Answered(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
+                Some(response) => Ok(response),
                 // Polled after its end, which is the caller's fault and no reason to panic.
-                None => Poll::Pending,
+                None => return Poll::Pending,
             },
+        };
+        if let Ok(response) = &answer {
+            explain::tell(response);
         }
+        Poll::Ready(answer)
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 /// The whole document.
 #[derive(Clone, Debug, Serialize)]
 pub struct MetricsReport {
-    /// Always `weaver-ai`.
-    pub service: &'static str,
+    /// The name of the service, `weaver-ai` unless it is configured.
+    pub service: String,
     /// How the service is.
     pub status: Status,
     /// What the response cache did.

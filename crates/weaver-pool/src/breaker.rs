@@ -210,7 +210,7 @@ impl Breaker {
     fn turn_to(&self, state: u8) {
         self.state.store(state, Ordering::Release);
         let state = Self::named(state);
-        tracing::info!(?state, "redis circuit breaker");
+        tracing::debug!(?state, "redis circuit breaker");
         self.states.send_replace(state);
         self.events.changed.notify_one();
     }

@@ -113,6 +113,11 @@ impl Connection {
         PoolError::NotConnected(self.why("not connected"))
     }
 
+    /// Why the last attempt to connect failed, if it did.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
     fn why(&self, what: &str) -> String {
         match &*self.trouble.lock() {
             Some(trouble) => format!("{what}; the last attempt: {trouble}"),
@@ -144,6 +149,16 @@ impl Connection {
     }
 }
 
+/// What went wrong, without the notation in which fred quotes the system's errors.
+fn readable(error: &fred::error::Error) -> String {
+    let text = error.to_string();
+    let quoted = text.split_once("message: \"");
+    match quoted.and_then(|(_, rest)| rest.split_once('"')) {
+        Some((message, _)) => message.to_owned(),
+        None => text,
+    }
+}
+
 /// Counts reconnections, remembers why the last attempt failed, and says when either happened.
 fn watch(
     client: &Client,
@@ -161,7 +176,7 @@ fn watch(
                 error = errors.recv() => match error {
                     Ok((error, server)) => {
                         let server = server.map_or(String::new(), |server| format!("{server}: "));
-                        *trouble.lock() = Some(format!("{server}{error}"));
+                        *trouble.lock() = Some(format!("{server}{}", readable(&error)));
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,

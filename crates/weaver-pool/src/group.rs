@@ -6,7 +6,7 @@
 
 use crate::{
     Health, PoolError, RedisPoolConfig,
-    breaker::{Breaker, BreakerState},
+    breaker::{Breaker, BreakerReason, BreakerState},
     connection::{Connection, Events},
     latency::Latency,
     maintenance,
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) latency: Latency,
     pub(crate) events: Arc<Events>,
+    /// What the last call that failed for want of Redis failed of.
+    pub(crate) last_failure: Mutex<Option<String>>,
 }
 
 pub(crate) struct Group {
@@ -177,6 +179,9 @@ impl Group {
         if error.redirect().is_none() {
             self.shared.counters.failed();
         }
+        if error.is_transient() && self.breaker.stats().state == BreakerState::Closed {
+            *self.shared.last_failure.lock() = Some(error.to_string());
+        }
         if self.target.server.is_none() && error.code() == Some("READONLY") {
             self.demoted.notify_one();
         }
@@ -201,6 +206,22 @@ impl Group {
             Health::Degraded
         } else {
             Health::Up
+        }
+    }
+
+    /// Why calls fail, as far as it is known.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let connections = self.slots.clients();
+        if !connections.iter().any(|one| one.is_connected()) {
+            return connections.iter().find_map(|one| one.trouble());
+        }
+        let reason = self.breaker.stats().reason?;
+        match (reason, &*self.shared.last_failure.lock()) {
+            (BreakerReason::SlowCalls, _) | (_, None) => {
+                let slow = self.shared.config.breaker.slow_call;
+                Some(format!("calls take longer than {slow:?}"))
+            }
+            (_, Some(failure)) => Some(format!("calls fail; the last: {failure}")),
         }
     }
 

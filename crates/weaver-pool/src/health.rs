@@ -1,7 +1,10 @@
 //! What a program may expect of its pool, and the task that looks.
 
-use crate::{RedisPool, pool::Inner};
-use std::{sync::Weak, time::Duration};
+use crate::{OutageNews, RedisPool, outage, pool::Inner};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -44,6 +47,7 @@ pub(crate) async fn watch(pool: Weak<Inner>) {
         let Some(inner) = pool.upgrade() else { return };
         inner.dedicated.shrink(inner.shared.config.max_idle_time);
         inner.assess();
+        inner.first_check().await;
     }
 }
 
@@ -57,7 +61,65 @@ impl Inner {
             changed
         });
         if changed {
-            tracing::info!(?health, "redis pool");
+            tracing::debug!(?health, "redis pool");
+        }
+        self.tell(health);
+    }
+
+    /// Tells of an outage. A pool that was closed is none.
+    fn tell(&self, health: Health) {
+        if self.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut outage = self.outage.lock();
+        if health == Health::Up {
+            if let Some(OutageNews::Over(after)) = outage.ends(now) {
+                let address = outage::address(&self.shared.config);
+                tracing::info!(address, ?after, "redis is back");
+            }
+            return;
+        }
+        // While some connections are up, or the breaker probes, an outage neither begins nor ends.
+        if health == Health::Degraded {
+            return;
+        }
+        let cause = self.trouble();
+        let Some(news) = outage.lasts(cause.is_some(), now) else {
+            return;
+        };
+        let address = outage::address(&self.shared.config);
+        let cause = cause.unwrap_or_else(|| "no connection was made yet".to_owned());
+        match news {
+            OutageNews::Began => tracing::warn!(
+                address,
+                cause,
+                "redis is out of reach; it is tried on, and done without meanwhile"
+            ),
+            OutageNews::Lasts(lasts) => {
+                tracing::warn!(address, cause, ?lasts, "redis is still out of reach");
+            }
+            OutageNews::Over(_) => {}
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let groups = self.groups();
+        groups.iter().find_map(|group| group.trouble())
+    }
+
+    /// The first health check comes with the first connection, and not an interval later.
+    async fn first_check(self: &Arc<Self>) {
+        let is_down = *self.health.borrow() == Health::Down;
+        if is_down || !self.shared.counters.claim_first_check() {
+            return;
+        }
+        let pool = RedisPool {
+            inner: Arc::clone(self),
+        };
+        if let Err(error) = pool.health_check().await {
+            self.shared.counters.return_first_check();
+            tracing::debug!(%error, "the first redis health check failed");
         }
     }
 

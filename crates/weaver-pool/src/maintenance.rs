@@ -117,7 +117,7 @@ async fn replace_silent(group: &Arc<Group>) {
         };
         if let Some(old) = group.slots.replace(&silent, new) {
             group.shared.counters.replaced();
-            tracing::warn!("a redis connection fell silent and is replaced");
+            tracing::debug!("a redis connection fell silent and is replaced");
             tokio::spawn(old.close());
         }
     }
@@ -144,6 +144,7 @@ async fn replace_all(group: &Arc<Group>) {
 async fn check_health(group: Arc<Group>) {
     replace_silent(&group).await;
     if let Err(error) = group.ping().await {
-        tracing::warn!(%error, "redis health check failed");
+        // If it is an outage, that is told of as such.
+        tracing::debug!(%error, "redis health check failed");
     }
 }

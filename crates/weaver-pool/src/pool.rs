@@ -6,6 +6,7 @@ use crate::{
     group::{Group, Shared},
     health,
     latency::Latency,
+    outage::OutageLog,
     retry::Budget,
     server::Target,
     stats::Counters,
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) retries: Budget,
     pub(crate) dedicated: Dedicated,
     pub(crate) health: watch::Sender<Health>,
+    pub(crate) outage: Mutex<OutageLog>,
     closed: AtomicBool,
     upkeep: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,6 +67,8 @@ impl RedisPool {
     pub async fn connect(config: RedisPoolConfig) -> Result<Self, PoolError> {
         let until = Instant::now() + config.socket_connect_timeout;
         let pool = Self::connect_in_background(config)?;
+        // It is made below, before anybody gets the pool.
+        pool.inner.shared.counters.claim_first_check();
         let outcome = async {
             match &pool.inner.route {
                 Route::One(group) => group.ready(until).await?,
@@ -99,6 +103,7 @@ impl RedisPool {
         let shared = Arc::new(Shared {
             counters: Counters::new(),
             latency: Latency::default(),
+            last_failure: Mutex::default(),
             events,
             config,
         });
@@ -116,6 +121,7 @@ impl RedisPool {
             retries: Budget::new(),
             dedicated: Dedicated::new(config.max_dedicated),
             health: watch::Sender::new(Health::Down),
+            outage: Mutex::default(),
             closed: AtomicBool::new(false),
             upkeep: Mutex::new(None),
             shared,

@@ -1,6 +1,6 @@
 use crate::{BreakerStats, LatencyHistogram, group::Group};
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -87,6 +87,8 @@ pub(crate) struct Counters {
     started_at: f64,
     /// Milliseconds since the epoch, 0 for never.
     checked_at: AtomicU64,
+    /// Whether somebody has made the first check, or makes it.
+    first_check: AtomicBool,
     succeeded: AtomicU64,
     failed: AtomicU64,
     opened: AtomicU64,
@@ -109,6 +111,7 @@ impl Counters {
             started: Instant::now(),
             started_at: unix_millis() as f64 / 1000.0,
             checked_at: AtomicU64::new(0),
+            first_check: AtomicBool::new(false),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             opened: AtomicU64::new(0),
@@ -128,6 +131,16 @@ impl Counters {
 
     pub(crate) fn checked(&self) {
         self.checked_at.store(unix_millis(), Ordering::Relaxed);
+    }
+
+    /// Whether the first check is the caller's to make.
+    pub(crate) fn claim_first_check(&self) -> bool {
+        !self.first_check.swap(true, Ordering::AcqRel)
+    }
+
+    /// It failed, and is to be made again.
+    pub(crate) fn return_first_check(&self) {
+        self.first_check.store(false, Ordering::Release);
     }
 
     pub(crate) fn replaced(&self) {

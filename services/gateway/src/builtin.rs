@@ -31,7 +31,7 @@ pub(crate) fn health(req: &HttpRequest, state: &State) -> HttpResponse {
     }
     HttpResponse::Ok().json(json!({
         "status": state.status(),
-        "service": "weaver-ai",
+        "service": state.config.server.service_name,
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }

@@ -13,10 +13,10 @@ mod values;
 pub(crate) use secret::trim as trim_secret;
 pub(crate) use sections::routes_origin;
 pub use sections::{
-    AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
-    Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
-    ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
-    ServerConfig, TelemetryConfig, WarmConfig,
+    AccessLogFormat, AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig,
+    AuthMode, CorsConfig, Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey,
+    LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache,
+    RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig, WarmConfig,
 };
 pub(crate) use source::CONFIG as CONFIG_VARIABLE;
 pub use source::{Environment, Faults};

@@ -2,6 +2,7 @@
 //! `weaver-gateway sample-model`: its language model alone.
 
 mod model;
+mod page;
 
 use crate::{
     config::{Config, Environment},
@@ -79,7 +80,7 @@ pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow:
     let config = Config::parse("demo", &text, &Environment::default())?;
     let guard = telemetry::install(&config.telemetry)?;
     let mut signals = server::Signals::new()?;
-    let running = server::start(config).await?;
+    let running = server::start(config).await.map_err(explain_taken)?;
     print(running.public(), running.admin());
     signals.stop().await;
     running.stop().await;
@@ -87,6 +88,23 @@ pub(crate) async fn run(listen: SocketAddr, admin_listen: SocketAddr) -> anyhow:
     let _ = upstream_task.await;
     guard.shutdown();
     Ok(())
+}
+
+/// Says what to do where another program has the port.
+fn explain_taken(error: anyhow::Error) -> anyhow::Error {
+    let taken = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    if error.chain().any(taken) {
+        error.context(
+            "another program has the port; choose others with --listen 127.0.0.1:9000 --admin-listen \
+             127.0.0.1:9001 (make run ARGS=\"--listen 127.0.0.1:9000 --admin-listen 127.0.0.1:9001\")",
+        )
+    } else {
+        error
+    }
 }
 
 /// Serves the sample model alone, until SIGTERM or SIGINT.
@@ -109,7 +127,7 @@ pub(crate) async fn serve_model(listen: SocketAddr, delay: Duration) -> anyhow::
 fn print(public: SocketAddr, admin: SocketAddr) {
     println!(
         "\nWeaver serves a sample upstream on http://{public} (admin on http://{admin}).\n\
-         Try, in another terminal:\n\n  \
+         Open http://{public}/ in a browser, or try, in another terminal:\n\n  \
          curl -i http://{public}/catalog                 # a miss: 25 ms; Cache-Status says fwd=uri-miss\n  \
          curl -i http://{public}/catalog                 # a hit: well under 1 ms\n  \
          curl -i http://{public}/whoami                  # who you are, kept for 30 s for each user\n  \
@@ -129,6 +147,7 @@ fn print(public: SocketAddr, admin: SocketAddr) {
 
 fn sample(config: &mut web::ServiceConfig) {
     config
+        .route("/", web::get().to(page::index))
         .route("/catalog", web::get().to(catalog))
         .route("/catalog/{item}", web::get().to(item))
         .route("/profile", web::get().to(profile))

@@ -17,6 +17,7 @@ mod loops;
 mod max_forwards;
 
 use crate::{
+    access::{Answerer, Line, Logged},
     auth::Identity,
     config::SecurityHeaders,
     limit::{Budget, Subject},
@@ -63,6 +64,8 @@ pub(crate) struct RequestContext {
     /// What the request is, beside its head.
     pub(crate) canonical: Canonical,
     pub(crate) request_id: HeaderValue,
+    /// Who answered behind the cache.
+    pub(crate) upstream: Answerer,
 }
 
 /// The cache's rule for a request that was let in.
@@ -122,6 +125,8 @@ where
         let state = Arc::clone(&self.state);
         let request_id = request_id(req.headers());
         let context = admit(&state, &mut req, request_id.clone());
+        let log = state.access_log.as_ref();
+        let mut line = log.map(|log| log.begin(&req, started));
         let (context, budget) = match context {
             Ok(context) => context,
             Err(refused) => {
@@ -132,6 +137,11 @@ where
                 matched
                     .metrics
                     .count(response.status().as_u16(), started.elapsed());
+                if let Some(mut line) = line {
+                    line.refused(matched.target.name());
+                    line.answered(response.status(), response.headers());
+                    response = response.map_body(|_, body| BoxBody::new(Logged::new(body, line)));
+                }
                 let response = req.into_response(response);
                 return IngressFuture::Refused {
                     response: Some(response),
@@ -141,14 +151,13 @@ where
         let context = Rc::new(context);
         let identity = context.identity.as_ref();
         let partition = identity.map(|identity| state.auth.partition(identity, req.headers()));
+        if let Some(line) = &mut line {
+            line.admitted(&context);
+        }
         let finisher = ResponseFinisher {
             started,
             origin: cors::origin(&state.config.cors, req.headers()),
-            log: state
-                .config
-                .telemetry
-                .access_log
-                .then(|| access_log(&req, &context)),
+            line,
             context: Rc::clone(&context),
             budget,
             state,
@@ -189,7 +198,7 @@ pin_project! {
 impl<F, B> Future for IngressFuture<F>
 where
     F: Future<Output = Result<ServiceResponse<B>, Error>>,
-    B: MessageBody,
+    B: MessageBody + 'static,
 {
     type Output = Result<ServiceResponse<EitherBody<B, BoxBody>>, Error>;
 
@@ -210,8 +219,6 @@ where
     }
 }
 
-type Log = Box<dyn FnOnce(u16, Duration)>;
-
 /// What is left to do once there is a response.
 pub(crate) struct ResponseFinisher {
     state: Arc<State>,
@@ -219,11 +226,11 @@ pub(crate) struct ResponseFinisher {
     started: Instant,
     origin: Option<HeaderValue>,
     budget: Option<Budget>,
-    log: Option<Log>,
+    line: Option<Line>,
 }
 
 impl ResponseFinisher {
-    fn finish<B: MessageBody>(
+    fn finish<B: MessageBody + 'static>(
         self,
         mut res: ServiceResponse<B>,
     ) -> ServiceResponse<EitherBody<B, BoxBody>> {
@@ -233,7 +240,7 @@ impl ResponseFinisher {
             started,
             origin,
             budget,
-            log,
+            line,
         } = self;
         let (status, took) = (res.status().as_u16(), started.elapsed());
         context.matched.metrics.count(status, took);
@@ -249,28 +256,14 @@ impl ResponseFinisher {
         if let (Some(limiter), Some(budget)) = (&state.limiter, budget) {
             limit_fields(limiter, &budget, headers);
         }
-        if let Some(log) = log {
-            log(status, took);
+        match line {
+            Some(mut line) => {
+                line.answered(res.status(), res.headers());
+                res.map_body(|_, body| EitherBody::right(BoxBody::new(Logged::new(body, line))))
+            }
+            None => res.map_into_left_body(),
         }
-        res.map_into_left_body()
     }
-}
-
-fn access_log(req: &ServiceRequest, context: &RequestContext) -> Log {
-    let (method, path) = (req.method().clone(), req.path().to_owned());
-    let request_id = context.request_id.clone();
-    let client = context.canonical.client.address;
-    Box::new(move |status, took: Duration| {
-        tracing::info!(
-            target: "weaver_gateway::access",
-            method = method.as_str(),
-            path,
-            status,
-            seconds = took.as_secs_f64(),
-            client = client.map(|client| client.to_string()),
-            request_id = request_id.to_str().unwrap_or(""),
-        );
-    })
 }
 
 type Refused = Box<HttpResponse>;
@@ -336,6 +329,7 @@ fn admit(
             identity,
             canonical,
             request_id,
+            upstream: Answerer::default(),
         },
         budget,
     ))

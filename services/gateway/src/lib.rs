@@ -19,12 +19,14 @@
 //! | `agents` | agents of the registry as upstreams |
 //! | `proxy` | upstreams: choice, limits, deadlines, retries, bodies, upgrades |
 //! | `admin` | the admin port |
+//! | `access` | the access log |
 //! | `telemetry` | logs and traces |
 //! | `demo` | the sample upstream of `weaver-gateway demo` |
 //!
 //! The whole service starts in-process: [`server::start`] takes a [`config::Config`] and gives back
 //! where it listens and a handle to stop it.
 
+mod access;
 mod admin;
 mod agents;
 mod ask;

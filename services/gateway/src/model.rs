@@ -245,6 +245,7 @@ async fn lead_fetch(
         asked,
         ticket,
         reservation,
+        request_id: caller.context.request_id.clone(),
     };
     let is_kept = fill.ticket.is_some();
     actix_rt::spawn(fill.run(lead, reply));

@@ -7,6 +7,7 @@
 
 mod adaptive;
 mod body;
+mod cause;
 mod client;
 mod client_left;
 mod failure;
@@ -25,7 +26,7 @@ mod upstreams;
 pub(crate) use body::RequestBody;
 pub(crate) use client::{Clients, HttpClient};
 pub(crate) use client_left::{client_closed_request, left as client_left, while_connected};
-pub(crate) use failure::Failure;
+pub(crate) use failure::{Attempt, Failure};
 pub(crate) use health::check as check_health;
 pub(crate) use send::{ask, forward, send_own};
-pub(crate) use upstreams::{InFlight, Unavailable, Upstreams};
+pub(crate) use upstreams::{InFlight, Unavailable, Upstream, Upstreams};

@@ -39,6 +39,20 @@ pub(crate) struct Matched {
 }
 
 impl Target {
+    /// The route's name, or the path of the gateway's own.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Health => "/health",
+            Self::Whoami => "/whoami",
+            Self::Metrics => "/metrics",
+            Self::Ask => "/ask",
+            Self::Model(endpoint) => endpoint.path(),
+            Self::ModelList => "/v1/models",
+            Self::Route(route) => &route.config.name,
+            Self::Nothing => "none",
+        }
+    }
+
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Route(one), Self::Route(other)) => Arc::ptr_eq(one, other),

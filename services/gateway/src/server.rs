@@ -7,6 +7,7 @@ mod signals;
 mod tasks;
 
 use crate::{
+    access::AccessLog,
     admin,
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
@@ -171,6 +172,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         warmer: Warmer::new(public_address),
         routes,
         mark: mark(&config),
+        access_log: AccessLog::new(&config),
         auth: Authenticator::new(&config.auth)?,
         admin_failures: FailureBudget::new(config.auth.failures_per_minute),
         agent_addresses: Arc::new(AddressPolicy::new(&config.agent_allow)),

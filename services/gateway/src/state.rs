@@ -1,6 +1,7 @@
 //! What all workers share.
 
 use crate::{
+    access::AccessLog,
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
     config::Config,
@@ -34,6 +35,7 @@ pub(crate) struct State {
     pub(crate) routes: Routes,
     /// By which requests that come back are known.
     pub(crate) mark: Mark,
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) auth: Authenticator,
     /// Wrong admin tokens, by the address that they came from.
     pub(crate) admin_failures: Option<FailureBudget>,
@@ -71,7 +73,7 @@ impl State {
 
     pub(crate) fn report(&self) -> MetricsReport {
         MetricsReport {
-            service: "weaver-ai",
+            service: self.config.server.service_name.clone(),
             status: self.status(),
             http_cache: self.cache_metrics.report(),
             redis_pool: self.redis.as_ref().map(|pool| snapshot(pool).report()),

@@ -9,13 +9,15 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracerProvider},
 };
+use std::io::IsTerminal as _;
 use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
+/// The pool tells of outages of Redis, so that fred's own lines about each connection would be told twice.
 /// Actix logs at level error what is a client's or an upstream's doing, such as a body that broke
 /// off; we say these things ourselves, with the upstream's name.
-const DEFAULT_FILTER: &str = "info,actix_http=off,actix_server=warn,fred=warn";
+const DEFAULT_FILTER: &str = "info,actix_http=off,actix_server=warn,fred=error";
 
 /// Holds what has to be flushed at the end.
 pub(crate) struct Guard(Option<SdkTracerProvider>);
@@ -34,14 +36,16 @@ impl Guard {
 /// Installs the process's logger and, where an endpoint is configured, its tracer. `RUST_LOG` sets
 /// levels by crate: `weaver_pool=debug,weaver_cache=debug`.
 pub(crate) fn install(config: &TelemetryConfig) -> anyhow::Result<Guard> {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok().as_deref());
     let logs = match config.log_format {
         LogFormat::Json => tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
             .boxed(),
-        LogFormat::Pretty => tracing_subscriber::fmt::layer().compact().boxed(),
+        LogFormat::Pretty => tracing_subscriber::fmt::layer()
+            .compact()
+            .with_ansi(is_coloured())
+            .boxed(),
     };
     let provider = config
         .otlp_endpoint
@@ -61,6 +65,24 @@ pub(crate) fn install(config: &TelemetryConfig) -> anyhow::Result<Guard> {
     Ok(Guard(provider))
 }
 
+/// What is asked for, in addition to the default: a level for one crate must not silence the others. A
+/// level without a crate takes the place of the default one.
+fn filter(asked: Option<&str>) -> EnvFilter {
+    let Some(asked) = asked.map(str::trim).filter(|asked| !asked.is_empty()) else {
+        return EnvFilter::new(DEFAULT_FILTER);
+    };
+    EnvFilter::try_new(format!("{DEFAULT_FILTER},{asked}")).unwrap_or_else(|error| {
+        eprintln!("weaver-gateway: RUST_LOG is not used: {asked:?}: {error}");
+        EnvFilter::new(DEFAULT_FILTER)
+    })
+}
+
+/// Colours are for people who look at a terminal, and want them (<https://no-color.org>).
+fn is_coloured() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !unwanted
+}
+
 fn provider(endpoint: &str, ratio: f64) -> anyhow::Result<SdkTracerProvider> {
     let exporter = SpanExporter::builder()
         .with_http()
@@ -77,4 +99,27 @@ fn provider(endpoint: &str, ratio: f64) -> anyhow::Result<SdkTracerProvider> {
                 .build(),
         )
         .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_for_one_crate_adds_to_the_default() {
+        let of = |asked| filter(asked).to_string();
+        let default = of(None);
+        let with_debug = of(Some("weaver_cache=debug"));
+        for part in default.split(',') {
+            assert!(
+                with_debug.split(',').any(|other| other == part),
+                "{with_debug}"
+            );
+        }
+        assert!(with_debug.contains("weaver_cache=debug"));
+        assert_eq!(of(Some(" ")), default);
+        assert!(of(Some("warn")).split(',').any(|part| part == "warn"));
+        assert!(!of(Some("warn")).split(',').any(|part| part == "info"));
+        assert_eq!(of(Some("===")), default);
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     known::Difference,
     roster::Roster,
     stream::Standing,
+    trouble::Trouble,
 };
 use crate::clock::{signed_millis, unix_millis};
 use fred::{
@@ -49,6 +50,7 @@ pub(super) struct Follow {
     /// The last item applied; `None` before the first contact.
     pub(super) last: Option<Position>,
     pub(super) roster: Roster,
+    pub(super) trouble: Trouble,
 }
 
 /// What was new to this node, as far as it matters to what it knew before.
@@ -64,12 +66,11 @@ impl Follow {
     pub(super) async fn run(mut self) {
         let mut failures = 0_u32;
         loop {
-            let key = self.writer.key.as_bytes();
-            if let Ok(mut connection) = self.writer.pool.exclusive_for(key).await
-                && let Err(error) = self.follow(&mut connection).await
-            {
-                tracing::warn!(%error, "purge journal out of reach; the redis tier is closed");
-            }
+            let pool = self.writer.pool.clone();
+            let outcome = match pool.exclusive_for(self.writer.key.as_bytes()).await {
+                Ok(mut connection) => self.follow(&mut connection).await,
+                Err(error) => Err(error),
+            };
             // The first new attempt comes at once: a process that was frozen finds its deadlines
             // passed, and Redis well. A few may fail for the same reason, its timers being late.
             if self.standing.current.swap(false, Ordering::AcqRel) {
@@ -77,6 +78,9 @@ impl Follow {
                 continue;
             }
             failures = failures.saturating_add(1);
+            if let Err(error) = outcome {
+                self.trouble.failed(&pool, failures, &error);
+            }
             if failures >= GIVE_UP_AFTER {
                 self.standing.fail();
             }
@@ -101,7 +105,9 @@ impl Follow {
             }
             if is_abreast {
                 self.standing.hear(asked_at);
-                self.standing.current.store(true, Ordering::Release);
+                if !self.standing.current.swap(true, Ordering::AcqRel) {
+                    self.trouble.ended();
+                }
             }
             if self.roster.is_due() {
                 self.try_report().await;

@@ -12,6 +12,7 @@ use super::{
     item::Item,
     known::Known,
     roster::{Node, Roster},
+    trouble::Trouble,
 };
 use crate::clock::millis;
 use parking_lot::Mutex;
@@ -118,6 +119,7 @@ impl Follower {
             lost: Box::new(lost),
             last: None,
             roster: roster.clone(),
+            trouble: Trouble::default(),
         };
         Self {
             writer,

@@ -25,6 +25,8 @@ pub use warm::WarmConfig;
 /// `[server]`
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
+    /// What the service calls itself in `/health` and `/metrics`.
+    pub service_name: String,
     /// Where requests are answered.
     pub listen: SocketAddr,
     /// Where probes, metrics and purges are answered.
@@ -151,10 +153,21 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// Whether each request is logged.
     pub access_log: bool,
+    /// How its line looks.
+    pub access_log_format: AccessLogFormat,
     /// Where traces go, by OTLP over HTTP; `None` is nowhere.
     pub otlp_endpoint: Option<String>,
     /// The share of traces begun here that are kept, 0 to 1.
     pub sample_ratio: f64,
+}
+
+/// How the line of a request looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// One JSON object.
+    Json,
+    /// Apache's combined format.
+    Combined,
 }
 
 /// How log lines look.
@@ -190,13 +203,23 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     cache.key_headers = key_headers(&server, &auth);
     cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
     let routes = routes::read(root.tables("routes"), root);
+    let models = models::models(root.tables("models"), !admin.token.is_empty());
+    let ask = models::ask(root.section("ask"));
+    let mut warnings = warnings(&auth, &cache, &routes);
+    if routes.is_empty() && models.is_empty() && ask.upstream.is_none() {
+        warnings.push(
+            "no [[routes]] and no [[models]] are configured: every path but the gateway's own (/health, \
+             /whoami, /metrics) gets 404"
+                .to_owned(),
+        );
+    }
     Config {
-        warnings: warnings(&auth, &cache, &routes),
+        warnings,
         cors: cors(root.section("cors")),
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
-        ask: models::ask(root.section("ask")),
-        models: models::models(root.tables("models"), !admin.token.is_empty()),
+        ask,
+        models,
         model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
         model_limits: models::limits(root.section("model_limits")),
         agents,
@@ -269,6 +292,9 @@ fn server(mut section: Section<'_>) -> ServerConfig {
     let workers = section.number("workers", 0, 0..=1024);
     let hosts = section.list("trusted_hosts").unwrap_or_default();
     let server = ServerConfig {
+        service_name: section
+            .parsed("service_name", service_name)
+            .unwrap_or_else(|| "weaver-ai".to_owned()),
         listen: address(
             &mut section,
             "listen",
@@ -349,6 +375,18 @@ fn server(mut section: Section<'_>) -> ServerConfig {
     server
 }
 
+/// A name that a report can carry.
+fn service_name(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if (1..=64).contains(&text.len()) && is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is not a name of 1 to 64 printable ASCII characters"
+        ))
+    }
+}
+
 fn cors(mut section: Section<'_>) -> CorsConfig {
     let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
     let cors = CorsConfig {
@@ -414,6 +452,14 @@ fn telemetry(mut section: Section<'_>) -> TelemetryConfig {
             &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)],
         ),
         access_log: section.flag("access_log", false),
+        access_log_format: section.choice(
+            "access_log_format",
+            AccessLogFormat::Json,
+            &[
+                ("json", AccessLogFormat::Json),
+                ("combined", AccessLogFormat::Combined),
+            ],
+        ),
         otlp_endpoint: section.parsed("otlp_endpoint", routes::upstream),
         sample_ratio: section.number("sample_ratio", 1.0, 0.0..=1.0),
     };

@@ -10,10 +10,10 @@ use super::{
 use crate::{
     config::ModelKey,
     convert,
-    proxy::{Failure, HttpClient, InFlight, RequestBody, Unavailable, send_own},
+    proxy::{Attempt, Failure, HttpClient, InFlight, RequestBody, Unavailable, send_own},
     state::State,
 };
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -44,6 +44,7 @@ pub(super) struct Fill {
     pub(super) asked: super::Asked,
     pub(super) ticket: Option<Ticket>,
     pub(super) reservation: Option<Reservation>,
+    pub(super) request_id: HeaderValue,
 }
 
 /// What has come of an answer.
@@ -269,7 +270,12 @@ impl Fill {
                 in_flight.answered(began);
             }
             drop(in_flight);
-            failure.log(&config.name);
+            failure.log(&Attempt {
+                upstream: &upstream.base,
+                route: &config.name,
+                request_id: &self.request_id,
+                connect_timeout: config.connect_timeout,
+            });
             if failure.counts_against_upstream() {
                 upstreams.failed(&upstream);
             }
@@ -304,12 +310,14 @@ impl Fill {
                 Ok(None) => return true,
                 Ok(Some(Err(error))) => {
                     let name = &self.route.config.name;
-                    tracing::warn!(models = name, %error, "an answer broke off");
+                    let request_id = self.request_id.to_str().unwrap_or("");
+                    tracing::warn!(models = name, request_id, %error, "an answer broke off");
                     return false;
                 }
                 Err(_) => {
                     let name = &self.route.config.name;
-                    tracing::warn!(models = name, ?limit, "an answer fell silent");
+                    let request_id = self.request_id.to_str().unwrap_or("");
+                    tracing::warn!(models = name, request_id, ?limit, "an answer fell silent");
                     return false;
                 }
             };

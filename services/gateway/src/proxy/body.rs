@@ -1,8 +1,9 @@
 //! Bodies on their way up and down.
 
-use super::upstreams::InFlight;
-use crate::server::http1::TrailerSlot;
+use super::{cause, upstreams::InFlight};
+use crate::{routes::Target, server::http1::TrailerSlot};
 use actix_http::body::{BodySize, MessageBody};
+use actix_web::http::header::HeaderValue;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -165,7 +166,14 @@ pub(super) struct ResponseBody {
     limit: Duration,
     silence: Option<Pin<Box<Sleep>>>,
     trailers: TrailerSlot,
-    _in_flight: InFlight,
+    in_flight: InFlight,
+    whose: Whose,
+}
+
+/// To whom a response belongs.
+pub(super) struct Whose {
+    pub(super) target: Target,
+    pub(super) request_id: HeaderValue,
 }
 
 impl ResponseBody {
@@ -175,6 +183,7 @@ impl ResponseBody {
         limit: Duration,
         trailers: TrailerSlot,
         in_flight: InFlight,
+        whose: Whose,
     ) -> Self {
         Self {
             incoming,
@@ -182,8 +191,27 @@ impl ResponseBody {
             limit,
             silence: None,
             trailers,
-            _in_flight: in_flight,
+            in_flight,
+            whose,
         }
+    }
+
+    /// Says in the log that the upstream broke off or fell silent.
+    fn broken(&self, error: BodyError) -> BodyError {
+        let cause = match &error {
+            BodyError::Upstream(error) => cause::chain(error),
+            BodyError::Silent(limit) => {
+                format!("timed out after {}: silence", cause::seconds(*limit))
+            }
+        };
+        tracing::warn!(
+            upstream = self.in_flight.upstream(),
+            route = self.whose.target.name(),
+            request_id = self.whose.request_id.to_str().unwrap_or(""),
+            cause,
+            "upstream failed amid the body of its response"
+        );
+        error
     }
 }
 
@@ -215,16 +243,16 @@ impl MessageBody for ResponseBody {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+                    let error = this.broken(BodyError::Upstream(error));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     let limit = this.limit;
                     let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
-                    return silence
-                        .as_mut()
-                        .poll(cx)
-                        .map(|()| Some(Err(BodyError::Silent(limit))));
+                    ready!(silence.as_mut().poll(cx));
+                    let error = this.broken(BodyError::Silent(limit));
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
         }

@@ -21,7 +21,7 @@ const MAX_IDLE: usize = 128;
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Of what is configured without a connect timeout.
-const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Fields that the head of a response may have, whatever its size. Each costs hyper 64 bytes for each
 /// response, used or not.
 const MAX_FIELDS: usize = 1024;

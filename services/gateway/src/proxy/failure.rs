@@ -1,8 +1,11 @@
 //! Why an upstream gave no response that can be passed on.
 
-use super::{framing::Misframed, interim};
+use super::{cause, framing::Misframed, interim};
 use crate::problem;
-use actix_web::{HttpResponse, http::StatusCode};
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header::HeaderValue},
+};
 use std::{io, time::Duration};
 use weaver_cache::OriginUnreachable;
 
@@ -108,30 +111,56 @@ impl Failure {
         )
     }
 
-    pub(crate) fn log(&self, upstream: &str) {
+    /// Says in one line of the log which upstream failed whom, and of what.
+    pub(crate) fn log(&self, attempt: &Attempt<'_>) {
+        tracing::warn!(
+            upstream = attempt.upstream,
+            route = attempt.route,
+            request_id = attempt.request_id.to_str().unwrap_or(""),
+            cause = self.cause(attempt.connect_timeout),
+            "upstream failed"
+        );
+    }
+
+    /// The whole cause, down to what the system said.
+    fn cause(&self, connect_timeout: Duration) -> String {
         match self {
-            Self::Connect(error) | Self::Broken(error) | Self::Malformed(error) => {
-                let cause = std::error::Error::source(error).map(ToString::to_string);
-                tracing::warn!(upstream, %error, cause, "upstream failed");
+            Self::Connect(error) => {
+                let cause = cause::chain(error);
+                if cause.contains("failed to lookup address") {
+                    format!("no such host: {cause}")
+                } else {
+                    cause
+                }
+            }
+            Self::Broken(error) => {
+                format!("broke off before it had answered: {}", cause::chain(error))
+            }
+            Self::Malformed(error) => format!("{}: {}", self.status().1, cause::chain(error)),
+            Self::ConnectTimeout => {
+                let after = cause::seconds(connect_timeout);
+                format!("timed out after {after}: no connection was made")
             }
             Self::FirstByte(limit) => {
-                tracing::warn!(upstream, ?limit, "upstream failed: no first byte in time");
+                let after = cause::seconds(*limit);
+                format!("timed out after {after}: no byte of a response came")
             }
             Self::Flood => {
                 let (most, bytes) = (interim::MAX_RECEIVED, interim::MAX_RECEIVED_BYTES);
-                tracing::warn!(
-                    upstream,
-                    most,
-                    bytes,
-                    "upstream failed: too many interim responses"
-                );
+                format!("more than {most} interim responses, or {bytes} bytes of them")
             }
-            Self::ConnectTimeout | Self::HeadTooLarge | Self::Misframed(_) | Self::Unasked => {
-                let (_, cause) = self.status();
-                tracing::warn!(upstream, cause, "upstream failed");
-            }
+            Self::HeadTooLarge | Self::Misframed(_) | Self::Unasked => self.status().1.to_owned(),
         }
     }
+}
+
+/// Which attempt failed.
+pub(crate) struct Attempt<'a> {
+    /// Scheme and authority.
+    pub(crate) upstream: &'a str,
+    pub(crate) route: &'a str,
+    pub(crate) request_id: &'a HeaderValue,
+    pub(crate) connect_timeout: Duration,
 }
 
 /// Tells the cache that the origin was not reached, so that it may serve what it has.

@@ -1,9 +1,9 @@
 //! Sending a request and giving back its response: deadlines and retries.
 
 use super::{
-    body::{Pieces, Progress, RequestBody, ResponseBody},
-    client::{Clients, HttpClient},
-    failure::{Failure, unreachable},
+    body::{Pieces, Progress, RequestBody, ResponseBody, Whose},
+    client::{Clients, HttpClient, OTHER_CONNECT_TIMEOUT},
+    failure::{Attempt, Failure, unreachable},
     fields, framing,
     interim::{self, Event},
     target, tunnel,
@@ -134,18 +134,28 @@ pub(crate) async fn forward(
                     in_flight.answered(began.max(progress.last()));
                 }
                 in_flight.stop_counting();
+                context.upstream.note(&upstream, began);
                 if let Some(payload) = payload.filter(|_| is_switch(&response)) {
                     return tunnel::open(response, payload, in_flight);
                 }
                 let limit = config.between_bytes_timeout;
-                return respond(response, size, limit, in_flight);
+                return respond(response, size, limit, in_flight, context);
             }
             Err(failure) => {
                 if matches!(failure, Failure::FirstByte(_)) {
                     in_flight.answered(began.max(progress.last()));
                 }
                 drop(in_flight);
-                failure.log(&config.name);
+                context.upstream.note(&upstream, began);
+                // One upstream that fails again and again fails a request once, for the log.
+                if !tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
+                    failure.log(&Attempt {
+                        upstream: &upstream.base,
+                        route: &config.name,
+                        request_id: &context.request_id,
+                        connect_timeout: config.connect_timeout,
+                    });
+                }
                 if failure.counts_against_upstream() {
                     route.upstreams.failed(&upstream);
                 }
@@ -233,9 +243,14 @@ pub(crate) async fn ask(
     let client = clients.other();
     let sent = send(client, request, LIMIT, &Progress::new(), req).await;
     match sent.and_then(|response| judge(req, response, false, clients.max_head)) {
-        Ok((response, size)) => respond(response, size, LIMIT, InFlight::uncounted()),
+        Ok((response, size)) => respond(response, size, LIMIT, InFlight::uncounted(), context),
         Err(failure) => {
-            failure.log("ask");
+            failure.log(&Attempt {
+                upstream,
+                route: "ask",
+                request_id: &context.request_id,
+                connect_timeout: OTHER_CONNECT_TIMEOUT,
+            });
             failure.respond("ask")
         }
     }
@@ -408,6 +423,7 @@ fn respond(
     size: BodySize,
     limit: Duration,
     in_flight: InFlight,
+    context: &RequestContext,
 ) -> HttpResponse {
     let status = convert::status(response.status());
     let (parts, incoming) = response.into_parts();
@@ -416,7 +432,13 @@ fn respond(
         BoxBody::new(Bytes::new())
     } else {
         let slot = trailers.clone();
-        BoxBody::new(ResponseBody::new(incoming, size, limit, slot, in_flight))
+        let whose = Whose {
+            target: context.matched.target.clone(),
+            request_id: context.request_id.clone(),
+        };
+        BoxBody::new(ResponseBody::new(
+            incoming, size, limit, slot, in_flight, whose,
+        ))
     };
     let mut response = HttpResponse::with_body(status, body);
     let keep_length =

@@ -116,6 +116,13 @@ impl InFlight {
         }
     }
 
+    /// Its scheme and authority.
+    pub(super) fn upstream(&self) -> Option<&str> {
+        self.upstream
+            .as_ref()
+            .map(|upstream| upstream.base.as_str())
+    }
+
     /// The upstream has answered, or was not heard of in time: how long that took since `sent`, when it
     /// had the whole request, tells how loaded it is.
     pub(crate) fn answered(&mut self, sent: Instant) {

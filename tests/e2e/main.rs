@@ -23,6 +23,7 @@ mod search;
 mod truncation;
 mod variants;
 mod warm;
+mod writes;
 
 use std::time::{Duration, Instant};
 use tokio::time::sleep;

@@ -11,9 +11,12 @@ use super::{
     follow::Follow,
     item::Item,
     known::Known,
+    ledger::Ledger,
+    license::Licenses,
+    queue::Queue,
     roster::{Node, Roster},
 };
-use crate::clock::millis;
+use crate::{CacheConfig, clock::millis};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -29,6 +32,9 @@ use weaver_pool::{PoolError, RedisPool};
 /// may have been frozen.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// How long a write to Redis waits for what is in the journal to be applied.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// A node that starts has not heard of Redis: what it would fetch now could be purged before anybody
 /// knows that it is there.
 const NEVER: u64 = u64::MAX;
@@ -39,6 +45,8 @@ pub(crate) struct Follower {
     standing: Arc<Standing>,
     roster: Roster,
     task: JoinHandle<()>,
+    queue: Arc<Queue>,
+    worker: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where this node stands towards Redis.
@@ -51,6 +59,9 @@ pub(super) struct Standing {
     /// before the first time.
     heard_at: AtomicU64,
     heard: Notify,
+    /// The last item that was applied, and word of another.
+    applied: Mutex<Position>,
+    moved: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
     lost: AtomicBool,
 }
@@ -63,6 +74,22 @@ impl Standing {
         self.heard_at.store(millis(asked_at), Ordering::Release);
         self.lost.store(false, Ordering::Release);
         self.heard.notify_waiters();
+    }
+
+    pub(super) fn apply_up_to(&self, position: Position) {
+        *self.applied.lock() = position;
+        self.moved.notify_waiters();
+    }
+
+    async fn wait_until_applied(&self, position: Position) {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if *self.applied.lock() >= position {
+                return;
+            }
+            moved.await;
+        }
     }
 
     pub(super) fn give_up(&self) {
@@ -81,21 +108,28 @@ impl Standing {
 impl Follower {
     pub(crate) fn start(
         pool: RedisPool,
-        key: String,
+        config: &CacheConfig,
         log: Arc<PurgeLog>,
-        name: &str,
         lost: impl Fn() + Send + Sync + 'static,
+        failed: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let prefix = &config.cache_prefix;
+        let key = format!("{prefix}journal");
         let standing = Arc::new(Standing {
             current: AtomicBool::new(false),
             clock: AtomicI64::new(0),
             epoch: Instant::now(),
             heard_at: AtomicU64::new(NEVER),
             heard: Notify::new(),
+            applied: Mutex::default(),
+            moved: Notify::new(),
             lost: AtomicBool::new(false),
         });
-        let roster = Roster::new(pool.clone(), &key, name);
+        let roster = Roster::new(pool.clone(), &key, &config.node);
         let writer = Writer {
+            ledger: Ledger::new(&key),
+            licenses: Licenses::new(pool.clone(), prefix),
+            length: config.journal_length,
             pool,
             key,
             log,
@@ -109,12 +143,51 @@ impl Follower {
             last: None,
             roster: roster.clone(),
         };
+        let queue = Arc::new(Queue::default());
+        let emptying =
+            Arc::clone(&queue).run(writer.clone(), Arc::clone(&standing), Arc::new(failed));
         Self {
             writer,
             standing,
             roster,
             task: tokio::spawn(follow.run()),
+            queue,
+            worker: Mutex::new(Some(tokio::spawn(emptying))),
         }
+    }
+
+    pub(crate) fn licenses(&self) -> &Licenses {
+        &self.writer.licenses
+    }
+
+    pub(crate) fn log(&self) -> &PurgeLog {
+        &self.writer.log
+    }
+
+    /// Waits until this node has applied all that is in the journal now.
+    pub(crate) async fn catch_up(&self) -> Result<(), PoolError> {
+        let last = self.writer.last().await?;
+        let caught_up = timeout(CATCH_UP, self.standing.wait_until_applied(last));
+        caught_up.await.map_err(|_| {
+            PoolError::Connection(format!(
+                "the purge journal was not read up to {last} in time"
+            ))
+        })
+    }
+
+    /// Writes what an unsafe request has invalidated into the journal, in the background. What fails is
+    /// owed, as of [`append`](Self::append).
+    pub(crate) fn queue_write(&self, purge: Purge) {
+        self.queue.push(purge);
+    }
+
+    /// [`queue_write`](Self::queue_write), at once.
+    pub(crate) async fn append_write(&self, purge: &Purge) -> Result<Position, PoolError> {
+        let written = self.writer.write(Item::write(purge)).await;
+        if written.is_err() {
+            self.writer.owed.push(Item::write(purge));
+        }
+        written
     }
 
     /// Whether everything in the journal is applied, as far as this node can know.
@@ -146,6 +219,13 @@ impl Follower {
 
     /// Ends the following, and tells the others that this node is not to be waited for.
     pub(crate) async fn leave(&self) -> Result<(), PoolError> {
+        self.queue.close();
+        let worker = self.worker.lock().take();
+        if let Some(worker) = worker {
+            let mut worker = AbortOnDrop(worker);
+            // What it could not write is owed, and lost with this node.
+            let _ = (&mut worker.0).await;
+        }
         self.task.abort();
         self.standing.current.store(false, Ordering::Release);
         self.roster.leave().await
@@ -184,5 +264,17 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(worker) = self.worker.get_mut() {
+            worker.abort();
+        }
+    }
+}
+
+/// Who waits for a task may be given up; then so is the task.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -4,21 +4,31 @@
 //! the request had under these names, in a normalised form that "is known to have identical
 //! semantics". Values are hashed with a key, because they may be cookies, and 256 bits wide, because
 //! a collision would hand one user's response to another.
+//!
+//! A response with a content coding whose Vary does not list Accept-Encoding is for all requests that
+//! accept the coding, whatever else they accept (RFC 9110 §12.5.3).
 
 use crate::{
     Headers,
-    coding::{canonical, weighted},
+    coding::{applied, canonical, is_accepted, weighted},
     headers::list,
 };
 use smallvec::SmallVec;
 
-/// The field names that a Vary lists: lower case, sorted, each once.
+/// The field names that a Vary lists: lower case, sorted, each once. [`CODED`] with a coding stands for
+/// "accepts that coding".
 pub type Names = SmallVec<[String; 4]>;
 
 /// More names than this in a Vary make a response that nobody would ask for twice.
 pub const MAX_NAMES: usize = 32;
 
-/// Reads Vary; `None` for one that matches no request ever: `*` in any place, or more than
+/// Before the coding of a response whose Vary does not list Accept-Encoding. It is no field name.
+pub const CODED: &str = "accept-encoding: ";
+
+/// More codings than this on a response are none that a client would undo.
+const MAX_CODINGS: usize = 4;
+
+/// Reads Vary, and what Content-Encoding adds to it; `None` for one that matches no request ever: `*` in any place, or more than
 /// [`MAX_NAMES`] names.
 #[must_use]
 pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
@@ -28,6 +38,13 @@ pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
             return None;
         }
         names.push(String::from_utf8_lossy(member).to_ascii_lowercase());
+    }
+    if !names.iter().any(|name| name == ACCEPT_ENCODING) {
+        let codings = applied(headers);
+        if codings.len() > MAX_CODINGS || names.len() + codings.len() > MAX_NAMES {
+            return None;
+        }
+        names.extend(codings.iter().map(|coding| format!("{CODED}{coding}")));
     }
     names.sort_unstable();
     names.dedup();
@@ -56,14 +73,17 @@ impl Variant {
         request: &(impl Headers + ?Sized),
         response: &(impl Headers + ?Sized),
     ) -> Self {
+        // What is coded is for those who accept it, also where the origin sent it to one who does not.
+        let is_coded = response.has("content-encoding");
+        let asked = Asked { request, is_coded };
         let by_language = names.iter().any(|name| name == ACCEPT_LANGUAGE);
         let language = by_language
             .then(|| response.first("content-language"))
             .flatten()
             .map(|value| String::from_utf8_lossy(value).trim().to_ascii_lowercase());
         Self {
-            digest: digest(key, &names, request, None),
-            beside_language: digest(key, &names, request, Some(ACCEPT_LANGUAGE)),
+            digest: digest(key, &names, &asked, None),
+            beside_language: digest(key, &names, &asked, Some(ACCEPT_LANGUAGE)),
             names,
             language,
         }
@@ -75,17 +95,28 @@ impl Variant {
     /// Content-Language selects it: whatever the other languages are, it could get nothing better.
     #[must_use]
     pub fn matches(&self, key: &[u8; 32], request: &(impl Headers + ?Sized)) -> bool {
-        if digest(key, &self.names, request, None) == self.digest {
+        let asked = &Asked {
+            request,
+            is_coded: false,
+        };
+        if digest(key, &self.names, asked, None) == self.digest {
             return true;
         }
         self.language.as_deref().is_some_and(|language| {
             favourite(request).is_some_and(|wanted| wanted == language)
-                && digest(key, &self.names, request, Some(ACCEPT_LANGUAGE)) == self.beside_language
+                && digest(key, &self.names, asked, Some(ACCEPT_LANGUAGE)) == self.beside_language
         })
     }
 }
 
 const ACCEPT_LANGUAGE: &str = "accept-language";
+const ACCEPT_ENCODING: &str = "accept-encoding";
+
+/// A request, or what a coded response is for.
+struct Asked<'a, H: ?Sized> {
+    request: &'a H,
+    is_coded: bool,
+}
 
 /// The language a request prefers to all others, if there is just one.
 fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
@@ -110,7 +141,7 @@ fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
 const PUBLIC: [&str; 16] = [
     "accept",
     "accept-charset",
-    "accept-encoding",
+    ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
     "access-control-request-headers",
     "access-control-request-method",
@@ -129,10 +160,12 @@ const PUBLIC: [&str; 16] = [
 fn digest(
     key: &[u8; 32],
     names: &[String],
-    request: &(impl Headers + ?Sized),
+    asked: &Asked<'_, impl Headers + ?Sized>,
     without: Option<&str>,
 ) -> [u8; 32] {
-    let public = |name: &String| PUBLIC.contains(&name.as_str()) || name.starts_with("sec-");
+    let public = |name: &String| {
+        PUBLIC.contains(&name.as_str()) || name.starts_with("sec-") || name.starts_with(CODED)
+    };
     let key = if names.iter().all(public) {
         &[0; 32]
     } else {
@@ -143,7 +176,7 @@ fn digest(
         // Lengths go first, so that no two lists of names and values give the same bytes.
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
-        match normalised(name, request) {
+        match normalised(name, asked) {
             Some(value) => {
                 hasher.update(&(value.len() as u64 + 1).to_le_bytes());
                 hasher.update(&value);
@@ -158,12 +191,17 @@ fn digest(
 
 /// The value of a selecting field in a form in which equal means the same; `None` where the field is
 /// absent, which matches only absence.
-fn normalised(name: &str, request: &(impl Headers + ?Sized)) -> Option<Vec<u8>> {
+fn normalised(name: &str, asked: &Asked<'_, impl Headers + ?Sized>) -> Option<Vec<u8>> {
+    let request = asked.request;
+    if let Some(coding) = name.strip_prefix(CODED) {
+        let accepted = asked.is_coded || is_accepted(coding, request);
+        return Some(vec![u8::from(accepted)]);
+    }
     if !request.has(name) {
         return None;
     }
     Some(match name {
-        "accept-encoding" => canonical(request.lines(name)),
+        ACCEPT_ENCODING => canonical(request.lines(name)),
         ACCEPT_LANGUAGE => {
             let mut members: Vec<(u16, String)> = weighted(request.lines(name))
                 .map(|(language, weight)| (1000 - weight.min(1000), language))
@@ -225,6 +263,30 @@ mod tests {
         assert!(!stored.matches(&KEY, &lines(&[("foo", "2")])));
         assert!(!stored.matches(&KEY, &lines(&[("foo", "1"), ("bar", "")])));
         assert!(!stored.matches(&KEY, &lines(&[])));
+    }
+
+    #[test]
+    fn what_is_coded_without_vary_is_for_all_who_accept_the_coding() {
+        for origin_was_asked_by in ["gzip", "identity"] {
+            let request = lines(&[("accept-encoding", origin_was_asked_by)]);
+            let response = lines(&[("content-encoding", "X-GZip")]);
+            let names = names(&response).unwrap();
+            let stored = Variant::new(&KEY, names, &request, &response);
+            for accepts in ["gzip", "br, gzip;q=0.5", "*"] {
+                assert!(stored.matches(&KEY, &lines(&[("accept-encoding", accepts)])));
+            }
+            assert!(stored.matches(&KEY, &lines(&[])));
+            for refuses in ["identity", "gzip;q=0", "br", ""] {
+                assert!(!stored.matches(&KEY, &lines(&[("accept-encoding", refuses)])));
+            }
+        }
+        assert!(
+            names(&lines(&[("content-encoding", "identity")]))
+                .unwrap()
+                .is_empty()
+        );
+        let listed = [("vary", "accept-encoding"), ("content-encoding", "gzip")];
+        assert_eq!(names(&lines(&listed)).unwrap()[..], ["accept-encoding"]);
     }
 
     #[test]

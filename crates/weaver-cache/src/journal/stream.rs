@@ -228,7 +228,7 @@ impl Follower {
         }
         self.task.abort();
         self.standing.current.store(false, Ordering::Release);
-        self.roster.leave().await
+        self.roster.leave(self.clock_offset()).await
     }
 
     /// The nodes, and how far each is.

@@ -73,17 +73,26 @@ impl Variant {
         request: &(impl Headers + ?Sized),
         response: &(impl Headers + ?Sized),
     ) -> Self {
-        // What is coded is for those who accept it, also where the origin sent it to one who does not.
-        let is_coded = response.has("content-encoding");
-        let asked = Asked { request, is_coded };
+        // Coded for a request that did not accept it: another with the same Accept-Encoding gets no
+        // better from the origin.
+        let is_refused = |name: &String| {
+            let coding = name.strip_prefix(CODED);
+            coding.is_some_and(|coding| !is_accepted(coding, request))
+        };
+        let mut names = names;
+        if response.has("content-encoding") && names.iter().any(is_refused) {
+            names.retain(|name| !name.starts_with(CODED));
+            names.push(ACCEPT_ENCODING.to_owned());
+            names.sort_unstable();
+        }
         let by_language = names.iter().any(|name| name == ACCEPT_LANGUAGE);
         let language = by_language
             .then(|| response.first("content-language"))
             .flatten()
             .map(|value| String::from_utf8_lossy(value).trim().to_ascii_lowercase());
         Self {
-            digest: digest(key, &names, &asked, None),
-            beside_language: digest(key, &names, &asked, Some(ACCEPT_LANGUAGE)),
+            digest: digest(key, &names, request, None),
+            beside_language: digest(key, &names, request, Some(ACCEPT_LANGUAGE)),
             names,
             language,
         }
@@ -95,28 +104,18 @@ impl Variant {
     /// Content-Language selects it: whatever the other languages are, it could get nothing better.
     #[must_use]
     pub fn matches(&self, key: &[u8; 32], request: &(impl Headers + ?Sized)) -> bool {
-        let asked = &Asked {
-            request,
-            is_coded: false,
-        };
-        if digest(key, &self.names, asked, None) == self.digest {
+        if digest(key, &self.names, request, None) == self.digest {
             return true;
         }
         self.language.as_deref().is_some_and(|language| {
             favourite(request).is_some_and(|wanted| wanted == language)
-                && digest(key, &self.names, asked, Some(ACCEPT_LANGUAGE)) == self.beside_language
+                && digest(key, &self.names, request, Some(ACCEPT_LANGUAGE)) == self.beside_language
         })
     }
 }
 
 const ACCEPT_LANGUAGE: &str = "accept-language";
 const ACCEPT_ENCODING: &str = "accept-encoding";
-
-/// A request, or what a coded response is for.
-struct Asked<'a, H: ?Sized> {
-    request: &'a H,
-    is_coded: bool,
-}
 
 /// The language a request prefers to all others, if there is just one.
 fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
@@ -160,7 +159,7 @@ const PUBLIC: [&str; 16] = [
 fn digest(
     key: &[u8; 32],
     names: &[String],
-    asked: &Asked<'_, impl Headers + ?Sized>,
+    request: &(impl Headers + ?Sized),
     without: Option<&str>,
 ) -> [u8; 32] {
     let public = |name: &String| {
@@ -176,7 +175,7 @@ fn digest(
         // Lengths go first, so that no two lists of names and values give the same bytes.
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
-        match normalised(name, asked) {
+        match normalised(name, request) {
             Some(value) => {
                 hasher.update(&(value.len() as u64 + 1).to_le_bytes());
                 hasher.update(&value);
@@ -191,11 +190,9 @@ fn digest(
 
 /// The value of a selecting field in a form in which equal means the same; `None` where the field is
 /// absent, which matches only absence.
-fn normalised(name: &str, asked: &Asked<'_, impl Headers + ?Sized>) -> Option<Vec<u8>> {
-    let request = asked.request;
+fn normalised(name: &str, request: &(impl Headers + ?Sized)) -> Option<Vec<u8>> {
     if let Some(coding) = name.strip_prefix(CODED) {
-        let accepted = asked.is_coded || is_accepted(coding, request);
-        return Some(vec![u8::from(accepted)]);
+        return Some(vec![u8::from(is_accepted(coding, request))]);
     }
     if !request.has(name) {
         return None;
@@ -267,19 +264,23 @@ mod tests {
 
     #[test]
     fn what_is_coded_without_vary_is_for_all_who_accept_the_coding() {
-        for origin_was_asked_by in ["gzip", "identity"] {
-            let request = lines(&[("accept-encoding", origin_was_asked_by)]);
-            let response = lines(&[("content-encoding", "X-GZip")]);
-            let names = names(&response).unwrap();
-            let stored = Variant::new(&KEY, names, &request, &response);
-            for accepts in ["gzip", "br, gzip;q=0.5", "*"] {
-                assert!(stored.matches(&KEY, &lines(&[("accept-encoding", accepts)])));
-            }
-            assert!(stored.matches(&KEY, &lines(&[])));
-            for refuses in ["identity", "gzip;q=0", "br", ""] {
-                assert!(!stored.matches(&KEY, &lines(&[("accept-encoding", refuses)])));
-            }
+        let response = lines(&[("content-encoding", "X-GZip")]);
+        let stored = |accepted: &str| {
+            let request = lines(&[("accept-encoding", accepted)]);
+            Variant::new(&KEY, names(&response).unwrap(), &request, &response)
+        };
+        let matches = |stored: &Variant, accepted: &str| {
+            stored.matches(&KEY, &lines(&[("accept-encoding", accepted)]))
+        };
+        let (wanted, unwanted) = (stored("gzip"), stored("identity"));
+        assert!(wanted.matches(&KEY, &lines(&[])));
+        for accepts in ["gzip", "br, gzip;q=0.5", "*"] {
+            assert!(matches(&wanted, accepts) && !matches(&unwanted, accepts));
         }
+        for refuses in ["gzip;q=0", "br", ""] {
+            assert!(!matches(&wanted, refuses) && !matches(&unwanted, refuses));
+        }
+        assert!(!matches(&wanted, "identity") && matches(&unwanted, "identity"));
         assert!(
             names(&lines(&[("content-encoding", "identity")]))
                 .unwrap()

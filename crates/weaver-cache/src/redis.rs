@@ -150,16 +150,19 @@ impl RedisTier {
     async fn license(&self, entry: &Entry, life: i64) -> Result<bool, PoolError> {
         let follower = &self.inner.follower;
         let life = Duration::from_millis(life.unsigned_abs());
-        let licenses = follower.licenses();
-        if !licenses
-            .grant(&entry.key, entry.head.position, life)
-            .await?
-        {
+        let is_dead = || follower.log().judge_head(&entry.key, &entry.head) == Verdict::Dead;
+        if is_dead() {
             return Ok(false);
         }
-        let caught_up = follower.catch_up().await;
-        if caught_up.is_ok() && follower.log().judge_head(&entry.key, &entry.head) != Verdict::Dead
-        {
+        let (licenses, position) = (follower.licenses(), entry.head.position);
+        // Not from its own position on: what was fetched before it may be stored after it.
+        let since = follower.log().unwritten_since(&entry.key).min(position);
+        let granted = licenses.grant(&entry.key, position, since, life).await?;
+        if !granted.is_valid {
+            return Ok(false);
+        }
+        let caught_up = follower.catch_up(granted.last).await;
+        if caught_up.is_ok() && !is_dead() {
             return Ok(true);
         }
         // It may be one that a write has just removed, and would speak for what the write has ended.
@@ -276,10 +279,10 @@ impl RedisTier {
             Record::Index(key, index) => return self.join(key, index, life, lease).await,
             Record::Remote(_) => return self.set(record, life, lease, last).await,
         };
-        if !self.license(entry, life).await? {
+        let (licensed, old) = tokio::join!(self.license(entry, life), self.parts_of(&entry.key));
+        if !licensed? {
             return Ok(false);
         }
-        let old = self.parts_of(&entry.key).await;
         if !self.is_large(entry.body.len()) {
             let outcome = self.set(record, life, lease, last).await;
             if let (Ok(true), Some(unused)) = (&outcome, old) {

@@ -15,56 +15,78 @@ use super::{Position, Purge};
 use crate::{clock::signed_millis, key};
 use fred::{interfaces::KeysInterface, types::Value};
 use std::time::Duration;
-use weaver_pool::{PoolError, RedisPool, Script};
+use weaver_pool::{PoolError, RedisPool, Script, Topology};
 
 /// A license outlives what it is for, so that this is never without.
 const LONGER: Duration = Duration::from_secs(60);
 
+/// Answers from where on the license holds, and the last item of the journal, if that is here too.
 const GRANT: &str = "\
 local from = redis.call('GET', KEYS[1])
 if not from then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-  return ARGV[1]
-end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  from = ARGV[1]
+  redis.call('SET', KEYS[1], from, 'PX', ARGV[2])
+elseif redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return from";
+if not KEYS[2] then return { from, '' } end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+return { from, last[1] and last[1][1] or '0-0' }";
 
 #[derive(Clone)]
 pub(crate) struct Licenses {
     pool: RedisPool,
     prefix: String,
+    journal: String,
     grant: Script,
 }
 
+/// What a license says of an entry.
+pub(crate) struct Granted {
+    /// Whether it covers the entry.
+    pub(crate) is_valid: bool,
+    /// Where the journal ended then, if that was seen at once.
+    pub(crate) last: Option<Position>,
+}
+
 impl Licenses {
-    pub(crate) fn new(pool: RedisPool, prefix: &str) -> Self {
+    pub(crate) fn new(pool: RedisPool, prefix: &str, journal: &str) -> Self {
         Self {
             pool,
             prefix: prefix.to_owned(),
+            journal: journal.to_owned(),
             grant: Script::new(GRANT),
         }
     }
 
-    /// Sees to it that there is a license for what is stored under a key for that long. `false` if it says
-    /// that what was fetched from that position on is not valid.
+    /// Sees to it that there is a license for what is stored under a key for that long; one that is made
+    /// holds from `since` on.
     pub(crate) async fn grant(
         &self,
         of: &[u8],
         position: Position,
+        since: Position,
         life: Duration,
-    ) -> Result<bool, PoolError> {
+    ) -> Result<Granted, PoolError> {
         let Some(name) = self.name_of_key(of) else {
-            return Ok(false);
+            return Ok(Granted {
+                is_valid: false,
+                last: None,
+            });
         };
         let life = signed_millis(life.saturating_add(LONGER));
-        let arguments: Vec<Value> = vec![position.to_string().into(), life.into()];
-        let from: String = self
-            .pool
-            .run_script(&self.grant, vec![name], arguments)
-            .await?;
-        Ok(Position::parse(&from).is_some_and(|from| from <= position))
+        let arguments: Vec<Value> = vec![since.to_string().into(), life.into()];
+        let mut names = vec![name];
+        // In a cluster the two are in different slots.
+        if !matches!(self.pool.config().topology, Topology::Cluster { .. }) {
+            names.push(self.journal.clone());
+        }
+        let (from, last): (String, String) =
+            self.pool.run_script(&self.grant, names, arguments).await?;
+        Ok(Granted {
+            is_valid: Position::parse(&from).is_some_and(|from| from <= position),
+            last: Position::parse(&last),
+        })
     }
 
     /// Whether what was fetched from that position on is valid.

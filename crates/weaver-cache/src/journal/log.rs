@@ -136,6 +136,16 @@ impl PurgeLog {
         (entry.head.position < state.writes.floor()).then_some(state.head)
     }
 
+    /// From where on what was fetched for a key has not been reached by a write, as far as this node has
+    /// read the journal.
+    pub(crate) fn unwritten_since(&self, key: &[u8]) -> Position {
+        let state = self.state.read();
+        let written = crate::key::parse(key)
+            .and_then(|url| state.writes.newest(&written_name(&url)))
+            .unwrap_or_default();
+        written.max(state.writes.floor())
+    }
+
     /// Judges an entry that is to be kept in memory for that long. If it lives, what reaches it later will
     /// do so however many other purges come.
     pub(crate) fn admit(&self, entry: &Entry, life: Duration) -> Verdict {
@@ -474,6 +484,26 @@ mod tests {
             .filter(|at| judge(&format!("/other/{at}")) == Verdict::Alive)
             .count();
         assert!(alive > 500, "{alive} of 1000");
+    }
+
+    #[test]
+    fn it_is_known_since_when_nobody_has_written_to_a_url() {
+        let log = PurgeLog::new();
+        let at = |time| Position { time, sequence: 0 };
+        let key = |target: &str| entry(target, "", at(0)).key;
+        log.forget_writes_before(at(3));
+        log.apply_write(at(5), url("/a"));
+        assert_eq!(log.unwritten_since(&key("/a")), at(5));
+        assert_eq!(log.unwritten_since(&key("/b")), at(3));
+        assert_eq!(log.judge(&entry("/a", "", at(4))), Verdict::Dead);
+        assert_eq!(log.judge(&entry("/a", "", at(5))), Verdict::Alive);
+        let old = entry("/b", "", at(2));
+        assert_eq!(log.judge(&old), Verdict::Dead, "nothing is known of it");
+        assert_eq!(log.license_needed(&old), Some(at(5)));
+        old.checked.seen.get_or_init(|| at(5));
+        assert_eq!(log.judge(&old), Verdict::Alive, "it has a license");
+        log.apply_write(at(6), url("/b"));
+        assert_eq!(log.judge(&old), Verdict::Dead);
     }
 
     proptest! {

@@ -128,7 +128,7 @@ impl Follower {
         let roster = Roster::new(pool.clone(), &key, &config.node);
         let writer = Writer {
             ledger: Ledger::new(&key),
-            licenses: Licenses::new(pool.clone(), prefix),
+            licenses: Licenses::new(pool.clone(), prefix, &key),
             length: config.journal_length,
             pool,
             key,
@@ -164,9 +164,12 @@ impl Follower {
         &self.writer.log
     }
 
-    /// Waits until this node has applied all that is in the journal now.
-    pub(crate) async fn catch_up(&self) -> Result<(), PoolError> {
-        let last = self.writer.last().await?;
+    /// Waits until this node has applied all up to there, or all that is in the journal now.
+    pub(crate) async fn catch_up(&self, last: Option<Position>) -> Result<(), PoolError> {
+        let last = match last {
+            Some(last) => last,
+            None => self.writer.last().await?,
+        };
         let caught_up = timeout(CATCH_UP, self.standing.wait_until_applied(last));
         caught_up.await.map_err(|_| {
             PoolError::Connection(format!(

@@ -47,6 +47,11 @@ impl Writes {
         self.floor
     }
 
+    /// When a name was last written to, if that is remembered exactly.
+    pub(super) fn newest(&self, name: &str) -> Option<Position> {
+        self.names.newest(name)
+    }
+
     /// Whether a name was written to after `position`. `seen` is up to where that was known not to be so,
     /// when what is judged came into memory.
     pub(super) fn reach(&self, name: &str, position: Position, seen: Option<Position>) -> bool {

@@ -7,7 +7,7 @@ TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 export GATEWAY_UNDER_TEST ?= $(TARGET)/debug/weaver-gateway
 RELEASE = $(TARGET)/release/weaver-gateway
 
-.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-redis bench-registry soak soak-pool soak-cache fuzz bench-smoke conformance conformance-check conformance-update release clean
+.PHONY: help run test setup fmt lint unit gateway e2e doc bench bench-hit bench-pool bench-purge bench-redis bench-registry soak soak-pool soak-cache soak-writes fuzz bench-smoke conformance conformance-check conformance-update release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -72,13 +72,17 @@ bench-pool: setup ## the Redis pool beside bb8, deadpool, redis-rs and bare fred
 	$(CARGO) build --locked --release -p weaver-tests --bin perf --features pool-peers
 	taskset -c 1 $(TARGET)/release/perf pool
 
-soak: setup soak-pool soak-cache ## the random tests for long: faults of Redis for the pool, purges and faults for the cache
+soak: setup soak-pool soak-cache soak-writes ## the random tests for long: faults of Redis for the pool, purges, faults and writes for the cache
 
 soak-pool: ## ten thousand random schedules of faults on the Redis pool (SOAK_SCHEDULES, SOAK_SEED)
 	SOAK_SCHEDULES=$${SOAK_SCHEDULES:-10000} $(CARGO) test --locked --profile quick -p weaver-pool --test faults schedules -- --nocapture
 
 soak-cache: gateway ## random purges, faults and restarts on three nodes (MODEL_SCHEDULES, MODEL_STEPS, MODEL_SEED)
 	MODEL_SCHEDULES=$${MODEL_SCHEDULES:-60} MODEL_STEPS=$${MODEL_STEPS:-200} $(CARGO) test --locked -p weaver-tests --test model -- --nocapture
+
+soak-writes: release ## 2000 writes a second to URLs of their own for five minutes, then a new node (WRITES_SECONDS, WRITES_RATE, WRITES_JOURNAL)
+	GATEWAY_UNDER_TEST=$(RELEASE) WRITES_SECONDS=$${WRITES_SECONDS:-300} WRITES_RATE=$${WRITES_RATE:-2000} \
+	WRITES_JOURNAL=$${WRITES_JOURNAL:-100000} $(CARGO) test --locked -p weaver-tests --test e2e writes::a_new_node -- --nocapture
 
 # Each fuzz test runs for a second in `make test`. Here each runs for FUZZ_SECONDS; guided by coverage where
 # cargo-bolero is installed (`cargo install cargo-bolero`), by chance elsewhere.

@@ -29,7 +29,8 @@ async fn origin(body: &str) -> Result<Origin> {
 fn parts(redis: &Redis) -> Result<Vec<(String, i64)>> {
     let keys = redis.cli(&["KEYS", "http_cache:*:*:*"])?;
     let mut parts = Vec::new();
-    for key in keys.lines().filter(|key| !key.is_empty()) {
+    let is_part = |key: &&str| !key.is_empty() && !key.contains('{');
+    for key in keys.lines().filter(is_part) {
         parts.push((key.to_owned(), redis.cli(&["PTTL", key])?.trim().parse()?));
     }
     Ok(parts)

@@ -99,3 +99,60 @@ async fn variants_that_nodes_fetch_together_are_all_in_redis() -> Result<()> {
     assert_eq!(origin.requests(), 5);
     Ok(())
 }
+
+/// An origin that sends gzip to those who name it, and says nothing of that in Vary.
+async fn coding_origin() -> Result<Origin> {
+    Origin::start(|head, mut stream| async move {
+        let head = head.to_ascii_lowercase();
+        let is_coded = head.contains("accept-encoding: gzip") && !head.contains("gzip;q=0");
+        let (body, coding) = if is_coded {
+            ("coded", "content-encoding: gzip\r\n")
+        } else {
+            ("plain", "")
+        };
+        let fields = format!("cache-control: max-age=600\r\n{coding}");
+        stream.write_all(ok(body, &fields).as_bytes()).await.ok()?;
+        Some(stream)
+    })
+    .await
+}
+
+async fn get_coded(node: &Gateway, path: &str, accepted: Option<&str>) -> Result<(String, bool)> {
+    let mut asked = client().get(node.url(path)).header("host", "h");
+    if let Some(accepted) = accepted {
+        asked = asked.header("accept-encoding", accepted);
+    }
+    let answer = asked.send().await?.error_for_status()?;
+    let status = answer.headers().get("cache-status");
+    let is_hit = status.is_some_and(|status| status.as_bytes().starts_with(b"weaver; hit"));
+    Ok((answer.text().await?, is_hit))
+}
+
+#[tokio::test]
+async fn a_stored_coding_is_given_to_those_only_who_accept_it() -> Result<()> {
+    let redis = Redis::start().await?;
+    for more in [String::new(), redis.section()] {
+        let origin = coding_origin().await?;
+        let node = Gateway::start(&format!("{more}{}", origin.route(""))).await?;
+        if !more.is_empty() {
+            node.ready_for_redis().await?;
+        }
+        for (number, refused) in ["identity", "gzip;q=0", "br", "gzip;q=0, *"]
+            .iter()
+            .enumerate()
+        {
+            let path = format!("/{number}");
+            let of = |text: &str, is_hit| (text.to_owned(), is_hit);
+            let get = async |accepted| get_coded(&node, &path, accepted).await;
+            assert_eq!(get(Some("gzip")).await?, of("coded", false));
+            for accepted in [Some("gzip"), Some("br, gzip;q=0.5"), Some("*"), None] {
+                assert_eq!(get(accepted).await?, of("coded", true), "{accepted:?}");
+            }
+            assert_eq!(get(Some(refused)).await?, of("plain", false), "{refused}");
+            assert_eq!(get(Some(refused)).await?, of("plain", true), "{refused}");
+            // What is not coded may answer all.
+            assert_eq!(get(Some("gzip")).await?, of("plain", true));
+        }
+    }
+    Ok(())
+}

@@ -47,7 +47,7 @@ async fn records(redis: &Redis) -> Result<Vec<(String, Vec<u8>)>> {
         }
         found = keys
             .lines()
-            .filter(|name| name.len() >= "http_cache:".len() + 64)
+            .filter(|name| name.len() >= "http_cache:".len() + 64 && !name.contains('{'))
             .filter_map(|name| Some((name.to_owned(), redis.get(name).ok()??)))
             .collect();
         !found.is_empty()

@@ -1,6 +1,9 @@
-//! Content codings (RFC 9110 §12.5.3): a canonical form of Accept-Encoding.
+//! Content codings (RFC 9110 §12.5.3): a canonical form of Accept-Encoding, and who accepts a coding.
 
-use crate::headers::{list, trim};
+use crate::{
+    Headers,
+    headers::{list, trim},
+};
 
 /// One member of an Accept-Encoding or Accept-Language list: its value in lower case, and its
 /// weight in thousandths.
@@ -44,11 +47,7 @@ fn quality(digits: &[u8]) -> u16 {
 pub fn canonical<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut members: Vec<String> = weighted(lines)
         .map(|(coding, weight)| {
-            let coding = match coding.as_str() {
-                "x-gzip" => "gzip",
-                "x-compress" => "compress",
-                other => other,
-            };
+            let coding = short(&coding);
             if weight == 0 {
                 format!("{coding};q=0")
             } else {
@@ -59,6 +58,43 @@ pub fn canonical<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     members.sort_unstable();
     members.dedup();
     members.join(",").into_bytes()
+}
+
+/// The name of a coding that had another before (RFC 9110 §8.4.1).
+fn short(coding: &str) -> &str {
+    match coding {
+        "x-gzip" => "gzip",
+        "x-compress" => "compress",
+        other => other,
+    }
+}
+
+/// The codings of a response, in lower case, in the order in which they were applied; `identity`, which
+/// is none, left out.
+pub(crate) fn applied(response: &(impl Headers + ?Sized)) -> Vec<String> {
+    list(response.lines("content-encoding"))
+        .map(|coding| String::from_utf8_lossy(coding).to_ascii_lowercase())
+        .map(|coding| short(&coding).to_owned())
+        .filter(|coding| coding != "identity")
+        .collect()
+}
+
+/// Whether a request accepts a coding: one without Accept-Encoding accepts any.
+pub(crate) fn is_accepted(coding: &str, request: &(impl Headers + ?Sized)) -> bool {
+    if !request.has("accept-encoding") {
+        return true;
+    }
+    let mut by_star = None;
+    let mut named = None;
+    for (member, weight) in weighted(request.lines("accept-encoding")) {
+        if short(&member) == coding {
+            // What is refused anywhere is refused.
+            named = Some(named.unwrap_or(true) && weight > 0);
+        } else if member == "*" {
+            by_star = Some(weight > 0);
+        }
+    }
+    named.or(by_star).unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -83,6 +119,30 @@ mod tests {
         assert_eq!(of(&["gzip;q=0.000"]), "gzip;q=0");
         assert_eq!(of(&["gzip;q=nonsense"]), "gzip;q=0");
         assert_eq!(of(&[""]), "");
+    }
+
+    #[test]
+    fn a_coding_is_accepted_by_name_by_star_and_where_nothing_is_said() {
+        let accepts = |line: Option<&str>, coding| {
+            let request: Vec<(&str, &str)> =
+                line.iter().map(|line| ("accept-encoding", *line)).collect();
+            is_accepted(coding, &request[..])
+        };
+        assert!(accepts(None, "gzip"));
+        for line in ["gzip", "br, X-GZIP;q=0.1", "*", "*;q=0, gzip"] {
+            assert!(accepts(Some(line), "gzip"), "{line}");
+        }
+        for line in [
+            "",
+            "identity",
+            "br",
+            "gzip;q=0",
+            "*, gzip;q=0",
+            "*;q=0",
+            "gzip;q=x",
+        ] {
+            assert!(!accepts(Some(line), "gzip"), "{line}");
+        }
     }
 
     proptest! {

@@ -4,22 +4,33 @@
 //! the request had under these names, in a normalised form that "is known to have identical
 //! semantics". Values are hashed with a key, because they may be cookies, and 256 bits wide, because
 //! a collision would hand one user's response to another.
+//!
+//! A response with a content coding whose Vary does not list Accept-Encoding is for all requests that
+//! accept the coding, whatever else they accept (RFC 9110 §12.5.3).
 
 use crate::{
     Headers,
-    coding::{canonical, weighted},
+    coding::{applied, canonical, is_accepted, weighted},
     headers::list,
 };
 use smallvec::SmallVec;
 
-/// The field names that a Vary lists: lower case, sorted, each once.
+/// The field names that a Vary lists: lower case, sorted, each once. [`CODED`] with a coding stands for
+/// "accepts that coding".
 pub type Names = SmallVec<[String; 4]>;
 
 /// More names than this in a Vary make a response that nobody would ask for twice.
 pub const MAX_NAMES: usize = 32;
 
-/// Reads Vary; `None` for one that matches no request ever: `*` in any place, more than [`MAX_NAMES`]
-/// names, or what is no field name, of which nobody can tell what it was to be.
+/// Before the coding of a response whose Vary does not list Accept-Encoding. It is no field name.
+pub const CODED: &str = "accept-encoding: ";
+
+/// More codings than this on a response are none that a client would undo.
+const MAX_CODINGS: usize = 4;
+
+/// Reads Vary, and what Content-Encoding adds to it; `None` for one that matches no request ever: `*`
+/// in any place, more than [`MAX_NAMES`] names, or what is no field name, of which nobody can tell what
+/// it was to be.
 #[must_use]
 pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
     let mut names = Names::new();
@@ -28,6 +39,13 @@ pub fn names(headers: &(impl Headers + ?Sized)) -> Option<Names> {
             return None;
         }
         names.push(String::from_utf8_lossy(member).to_ascii_lowercase());
+    }
+    if !names.iter().any(|name| name == ACCEPT_ENCODING) {
+        let codings = applied(headers);
+        if codings.len() > MAX_CODINGS || names.len() + codings.len() > MAX_NAMES {
+            return None;
+        }
+        names.extend(codings.iter().map(|coding| format!("{CODED}{coding}")));
     }
     names.sort_unstable();
     names.dedup();
@@ -62,6 +80,18 @@ impl Variant {
         request: &(impl Headers + ?Sized),
         response: &(impl Headers + ?Sized),
     ) -> Self {
+        // Coded for a request that did not accept it: another with the same Accept-Encoding gets no
+        // better from the origin.
+        let is_refused = |name: &String| {
+            let coding = name.strip_prefix(CODED);
+            coding.is_some_and(|coding| !is_accepted(coding, request))
+        };
+        let mut names = names;
+        if response.has("content-encoding") && names.iter().any(is_refused) {
+            names.retain(|name| !name.starts_with(CODED));
+            names.push(ACCEPT_ENCODING.to_owned());
+            names.sort_unstable();
+        }
         let by_language = names.iter().any(|name| name == ACCEPT_LANGUAGE);
         let language = by_language
             .then(|| response.first("content-language"))
@@ -92,6 +122,7 @@ impl Variant {
 }
 
 const ACCEPT_LANGUAGE: &str = "accept-language";
+const ACCEPT_ENCODING: &str = "accept-encoding";
 
 /// The language a request prefers to all others, if there is just one.
 fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
@@ -116,7 +147,7 @@ fn favourite(request: &(impl Headers + ?Sized)) -> Option<String> {
 const PUBLIC: [&str; 16] = [
     "accept",
     "accept-charset",
-    "accept-encoding",
+    ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
     "access-control-request-headers",
     "access-control-request-method",
@@ -138,7 +169,9 @@ fn digest(
     request: &(impl Headers + ?Sized),
     without: Option<&str>,
 ) -> [u8; 32] {
-    let public = |name: &String| PUBLIC.contains(&name.as_str()) || name.starts_with("sec-");
+    let public = |name: &String| {
+        PUBLIC.contains(&name.as_str()) || name.starts_with("sec-") || name.starts_with(CODED)
+    };
     let key = if names.iter().all(public) {
         &[0; 32]
     } else {
@@ -165,11 +198,14 @@ fn digest(
 /// The value of a selecting field in a form in which equal means the same; `None` where the field is
 /// absent, which matches only absence.
 fn normalised(name: &str, request: &(impl Headers + ?Sized)) -> Option<Vec<u8>> {
+    if let Some(coding) = name.strip_prefix(CODED) {
+        return Some(vec![u8::from(is_accepted(coding, request))]);
+    }
     if !request.has(name) {
         return None;
     }
     Some(match name {
-        "accept-encoding" => canonical(request.lines(name)),
+        ACCEPT_ENCODING => canonical(request.lines(name)),
         ACCEPT_LANGUAGE => {
             let mut members: Vec<(u16, String)> = weighted(request.lines(name))
                 .map(|(language, weight)| (1000 - weight.min(1000), language))
@@ -231,6 +267,34 @@ mod tests {
         assert!(!stored.matches(&KEY, &lines(&[("foo", "2")])));
         assert!(!stored.matches(&KEY, &lines(&[("foo", "1"), ("bar", "")])));
         assert!(!stored.matches(&KEY, &lines(&[])));
+    }
+
+    #[test]
+    fn what_is_coded_without_vary_is_for_all_who_accept_the_coding() {
+        let response = lines(&[("content-encoding", "X-GZip")]);
+        let stored = |accepted: &str| {
+            let request = lines(&[("accept-encoding", accepted)]);
+            Variant::new(&KEY, names(&response).unwrap(), &request, &response)
+        };
+        let matches = |stored: &Variant, accepted: &str| {
+            stored.matches(&KEY, &lines(&[("accept-encoding", accepted)]))
+        };
+        let (wanted, unwanted) = (stored("gzip"), stored("identity"));
+        assert!(wanted.matches(&KEY, &lines(&[])));
+        for accepts in ["gzip", "br, gzip;q=0.5", "*"] {
+            assert!(matches(&wanted, accepts) && !matches(&unwanted, accepts));
+        }
+        for refuses in ["gzip;q=0", "br", ""] {
+            assert!(!matches(&wanted, refuses) && !matches(&unwanted, refuses));
+        }
+        assert!(!matches(&wanted, "identity") && matches(&unwanted, "identity"));
+        assert!(
+            names(&lines(&[("content-encoding", "identity")]))
+                .unwrap()
+                .is_empty()
+        );
+        let listed = [("vary", "accept-encoding"), ("content-encoding", "gzip")];
+        assert_eq!(names(&lines(&listed)).unwrap()[..], ["accept-encoding"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@
 
 use crate::{
     Position,
-    entry::{Entry, Head, Index, MAX_PARTS, MAX_VARIANTS, Parts, Record, Remote},
+    entry::{Checked, Entry, Head, Index, MAX_PARTS, MAX_VARIANTS, Parts, Record, Remote},
     key,
     seal::Seal,
 };
@@ -26,7 +26,7 @@ use actix_web::http::{
     header::{self, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 use weaver_cache_policy::{
     Flags, Lifetime, Millis, validation,
     vary::{Names, Variant},
@@ -227,7 +227,7 @@ fn decode_entry(input: &mut Input<'_>, key: Arc<[u8]>) -> Option<Entry> {
         head,
         body,
         fill_micros,
-        checked: AtomicU64::new(0),
+        checked: Checked::default(),
     })
 }
 

@@ -40,6 +40,9 @@ pub struct CacheConfig {
     /// Bodies larger than this are in Redis in parts of this many bytes, and are sent on from there as
     /// they come.
     pub redis_part: u64,
+    /// Items that the purge journal keeps in Redis. A node that was cut off for longer than they last
+    /// empties its memory.
+    pub journal_length: u32,
     /// Writes to Redis that may be outstanding; further ones are left out and counted as errors.
     pub max_redis_writes: usize,
     /// How long a request waits for the response to another's before it asks for itself.
@@ -140,6 +143,7 @@ impl Default for CacheConfig {
             redis_deadline: Duration::from_millis(50),
             redis_compress: 0,
             redis_part: 512 << 10,
+            journal_length: 100_000,
             max_redis_writes: 1024,
             collapse_timeout: Duration::from_secs(30),
             lease: Duration::from_secs(3),

@@ -4,7 +4,7 @@ use actix_web::http::{
     header::{HeaderMap, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 use weaver_cache_policy::{Headers, Lifetime, vary::Variant};
 
 /// Bytes that a map entry, an `Arc` and moka's own nodes cost beside what they point to; measured
@@ -37,8 +37,27 @@ pub(crate) struct Entry {
     pub(crate) body: Bytes,
     /// What filling it took, in microseconds.
     pub(crate) fill_micros: u64,
+    pub(crate) checked: Checked,
+}
+
+/// What is known of an entry's place in the purge journal, beside its position.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
     /// The state of the purge log for which it was last found alive; 0 is never.
-    pub(crate) checked: AtomicU64,
+    pub(crate) version: AtomicU64,
+    /// Up to where no unsafe request has invalidated it, from when it came into memory or was found
+    /// licensed in Redis.
+    pub(crate) seen: OnceLock<Position>,
+}
+
+impl Checked {
+    /// The same for a copy of the entry.
+    pub(crate) fn carried(&self) -> Self {
+        Self {
+            version: AtomicU64::new(0),
+            seen: self.seen.clone(),
+        }
+    }
 }
 
 impl Entry {

@@ -5,7 +5,6 @@ use actix_web::{
     dev::ServiceResponse,
     http::header::{self, HeaderName},
 };
-use std::sync::Arc;
 use weaver_cache_policy::invalidation::same_origin_target;
 
 /// What a response to an unsafe request invalidates: the target URL and, on the same origin, those
@@ -25,18 +24,11 @@ pub(crate) fn by<B>(res: &ServiceResponse<B>) -> Vec<Purge> {
 
 /// Invalidates here, which has happened on return; the other nodes hear of it through the journal,
 /// a moment later.
-pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
+pub(crate) fn apply(shared: &Shared, purges: Vec<Purge>) {
     for purge in purges {
-        shared.purge_here(purge.clone(), false);
-        if shared.journal.is_some() {
-            let shared = Arc::clone(shared);
-            actix_rt::spawn(async move {
-                if let Some(redis) = &shared.journal
-                    && redis.follower().append(&purge, false, false).await.is_err()
-                {
-                    shared.metrics.error();
-                }
-            });
+        shared.invalidate_here(purge.clone());
+        if let Some(redis) = &shared.journal {
+            redis.follower().queue_write(purge);
         }
     }
 }
@@ -45,7 +37,7 @@ pub(crate) fn apply(shared: &Arc<Shared>, purges: Vec<Purge>) {
 /// place before it.
 pub(crate) async fn apply_in_order(shared: &Shared, purges: Vec<Purge>) {
     for purge in purges {
-        if shared.purge(purge, false, false).await.is_err() {
+        if shared.invalidate(purge).await.is_err() {
             shared.metrics.error();
         }
     }

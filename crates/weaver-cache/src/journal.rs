@@ -12,6 +12,10 @@
 //! - [`known`]: the newest items that this node has seen, and which of them a Redis that failed over
 //!   has lost; they are written again.
 //! - [`owed`]: purges that the journal did not take yet.
+//! - [`queue`]: what unsafe requests have invalidated, on its way to the journal; [`writes`]: what is
+//!   remembered of it.
+//! - [`license`]: keys in Redis that say what of a URL is valid there.
+//! - [`ledger`]: purges by operators, for nodes that come when the journal has moved on.
 //! - [`item`]: an item as the stream has it.
 //! - [`limit`]: how long what a purge names may be.
 //! - [`roster`]: which nodes there are, and how far each is.
@@ -20,13 +24,17 @@ mod append;
 mod follow;
 mod item;
 mod known;
+mod ledger;
+pub(crate) mod license;
 mod limit;
 pub(crate) mod log;
 mod names;
 mod owed;
+mod queue;
 pub(crate) mod roster;
 pub(crate) mod stream;
 mod trouble;
+mod writes;
 
 use std::fmt;
 use weaver_cache_policy::url::{self, Url, UrlError};
@@ -70,7 +78,7 @@ impl Position {
 }
 
 /// What is purged. [`Purge::url`] and [`Purge::prefix`] read URLs as people write them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Purge {
     /// One URL: all methods, variants and users.
     Url {

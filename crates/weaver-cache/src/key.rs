@@ -218,6 +218,14 @@ pub(crate) struct Parsed<'a> {
 }
 
 impl Parsed<'_> {
+    /// Path and query.
+    pub(crate) fn target(&self) -> String {
+        match self.query {
+            Some(query) if !query.is_empty() => format!("{}?{query}", self.path),
+            _ => self.path.to_owned(),
+        }
+    }
+
     /// Whether the key stands for more URLs than one, which differ in their queries.
     pub(crate) fn stands_for_many(&self) -> bool {
         self.kind != QUERY_KEPT

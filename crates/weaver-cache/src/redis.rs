@@ -6,8 +6,8 @@ mod refused;
 
 use crate::{
     CacheConfig, codec, compress,
-    entry::{Record, Remote},
-    journal::{PurgeLog, stream::Follower},
+    entry::{Entry, Record, Remote},
+    journal::{PurgeLog, Verdict, stream::Follower},
     key,
     lease::{Lease, Leases},
     seal::{Rejected, Seal},
@@ -59,10 +59,13 @@ impl RedisTier {
         lost: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let (prefix, deadline) = (config.cache_prefix.clone(), config.redis_deadline);
-        let journal = format!("{prefix}journal");
+        let failed = {
+            let metrics = metrics.clone();
+            move || metrics.error()
+        };
         Self {
             inner: Arc::new(Inner {
-                follower: Follower::start(pool.clone(), journal, log, &config.node, lost),
+                follower: Follower::start(pool.clone(), config, log, lost, failed),
                 writes: Arc::new(Semaphore::new(config.max_redis_writes)),
                 compress: config.redis_compress,
                 part: config.redis_part.max(1),
@@ -106,7 +109,7 @@ impl RedisTier {
                 if record.is_none() {
                     self.refuse(name).await;
                 }
-                record
+                self.licensed(record?).await
             }
             Ok(None) => None,
             Err(error) => {
@@ -114,6 +117,57 @@ impl RedisTier {
                 None
             }
         }
+    }
+
+    /// A record that was found, unless it is from before what this node knows of the writes and has no
+    /// license.
+    async fn licensed(&self, record: Record) -> Option<Record> {
+        let follower = &self.inner.follower;
+        let entry = match &record {
+            Record::Entry(entry) => entry,
+            Record::Remote(remote) => &remote.entry,
+            Record::Index(..) => return Some(record),
+        };
+        let Some(seen) = follower.log().license_needed(entry) else {
+            return Some(record);
+        };
+        let licenses = follower.licenses();
+        let covered = licenses.covers(&entry.key, entry.head.position, self.inner.deadline);
+        match covered.await {
+            Ok(true) => {
+                entry.checked.seen.get_or_init(|| seen);
+                Some(record)
+            }
+            Ok(false) => None,
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Sees to it that what is to be stored is licensed and not invalidated. `false` if it is.
+    async fn license(&self, entry: &Entry, life: i64) -> Result<bool, PoolError> {
+        let follower = &self.inner.follower;
+        let life = Duration::from_millis(life.unsigned_abs());
+        let is_dead = || follower.log().judge_head(&entry.key, &entry.head) == Verdict::Dead;
+        if is_dead() {
+            return Ok(false);
+        }
+        let (licenses, position) = (follower.licenses(), entry.head.position);
+        // Not from its own position on: what was fetched before it may be stored after it.
+        let since = follower.log().unwritten_since(&entry.key).min(position);
+        let granted = licenses.grant(&entry.key, position, since, life).await?;
+        if !granted.is_valid {
+            return Ok(false);
+        }
+        let caught_up = follower.catch_up(granted.last).await;
+        if caught_up.is_ok() && !is_dead() {
+            return Ok(true);
+        }
+        // It may be one that a write has just removed, and would speak for what the write has ended.
+        licenses.revoke_key(&entry.key).await?;
+        caught_up.map(|()| false)
     }
 
     /// What a record has behind its seal, whole again; nothing if it cannot be made whole.
@@ -197,7 +251,9 @@ impl RedisTier {
                 match this.write(&record, life, lease.as_mut(), last).await {
                     Ok(true) => {}
                     Ok(false) => {
-                        tracing::debug!("another node has fetched meanwhile; nothing is written");
+                        tracing::debug!(
+                            "another node has fetched meanwhile, or it was invalidated; nothing is written"
+                        );
                         break;
                     }
                     Err(error) => {
@@ -223,7 +279,10 @@ impl RedisTier {
             Record::Index(key, index) => return self.join(key, index, life, lease).await,
             Record::Remote(_) => return self.set(record, life, lease, last).await,
         };
-        let old = self.parts_of(&entry.key).await;
+        let (licensed, old) = tokio::join!(self.license(entry, life), self.parts_of(&entry.key));
+        if !licensed? {
+            return Ok(false);
+        }
         if !self.is_large(entry.body.len()) {
             let outcome = self.set(record, life, lease, last).await;
             if let (Ok(true), Some(unused)) = (&outcome, old) {

@@ -6,10 +6,10 @@
 //! in different ways the last one's way is known; the others are found again by fetching them.
 
 use crate::{
-    entry::{Entry, Head, Record, StoredFields},
+    entry::{Checked, Entry, Head, Record, StoredFields},
     journal::Verdict,
     key::{self, KeyBytes},
-    shared::{Found, Shared, unchecked},
+    shared::{Found, Shared},
 };
 use actix_web::http::header::{HeaderMap, HeaderName};
 use bytes::Bytes;
@@ -46,7 +46,8 @@ impl Shared {
         };
         if let (Tier::Redis, Some(memory)) = (tier, &self.memory) {
             let until = self.until(&record);
-            memory.put(Record::Entry(record), until, self.now()).await;
+            self.remember(memory, Record::Entry(record), until, self.now())
+                .await;
         }
         *key = canonical;
         self.find(tier, key, headers).await
@@ -106,7 +107,7 @@ impl Shared {
             }),
             body: Bytes::new(),
             fill_micros: 0,
-            checked: unchecked(),
+            checked: Checked::default(),
         });
         let until = self.until(&record);
         self.put(vec![(Record::Entry(record), until)], None).await;

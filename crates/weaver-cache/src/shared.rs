@@ -16,8 +16,8 @@ use crate::{
 use actix_web::{dev::ServiceRequest, http::header::HeaderMap};
 use moka::future::Cache as Moka;
 use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use weaver_cache_policy::{Lifetime, Millis, vary::Variant};
 use weaver_metrics::{CacheMetrics, Tier};
@@ -257,10 +257,26 @@ impl Shared {
         }
         if let Some(entry) = &found.entry {
             let until = self.until(entry);
-            memory
-                .put(Record::Entry(Arc::clone(entry)), until, now)
+            self.remember(memory, Record::Entry(Arc::clone(entry)), until, now)
                 .await;
         }
+    }
+
+    /// Puts a record into memory, unless it was purged.
+    pub(crate) async fn remember(
+        &self,
+        memory: &Memory,
+        record: Record,
+        until: Millis,
+        now: Millis,
+    ) {
+        let life = Duration::from_millis(until.since(now));
+        if let Record::Entry(entry) = &record
+            && self.log.admit(entry, life) == Verdict::Dead
+        {
+            return;
+        }
+        memory.put(record, until, now).await;
     }
 
     pub(crate) fn until(&self, entry: &Entry) -> Millis {
@@ -324,7 +340,7 @@ impl Shared {
         let now = self.now();
         if let Some(memory) = &self.memory {
             for (record, until) in &records {
-                memory.put(record.clone(), *until, now).await;
+                self.remember(memory, record.clone(), *until, now).await;
             }
         }
         if let Some(redis) = &self.redis {
@@ -398,6 +414,33 @@ impl Shared {
         self.log.apply_local(purge, soft, now)
     }
 
+    /// Invalidates in this node alone, for an unsafe request.
+    pub(crate) fn invalidate_here(&self, purge: Purge) {
+        let now = match self.journal {
+            Some(_) => Millis(0),
+            None => self.now(),
+        };
+        self.log.apply_local_write(purge, now);
+    }
+
+    /// Invalidates here and in the journal, for an unsafe request.
+    pub(crate) async fn invalidate(&self, purge: Purge) -> Result<(), PoolError> {
+        let Some(redis) = &self.journal else {
+            self.invalidate_here(purge);
+            return Ok(());
+        };
+        match redis.follower().append_write(&purge).await {
+            Ok(position) => {
+                self.log.apply_write(position, purge);
+                Ok(())
+            }
+            Err(error) => {
+                self.invalidate_here(purge);
+                Err(error)
+            }
+        }
+    }
+
     /// Whether a requester has nothing to wait for. What requests without credentials get nobody
     /// shares; what those with credentials get says nothing about the others.
     pub(crate) async fn is_marked(&self, key: &[u8], requester: Requester) -> bool {
@@ -422,9 +465,4 @@ impl Shared {
 pub(crate) fn lifetime(entry: &Entry, softly_purged: Option<Millis>) -> Lifetime {
     let lifetime = entry.head.lifetime;
     softly_purged.map_or(lifetime, |at| lifetime.ended_at(at))
-}
-
-/// Never 0, so that a fresh entry is looked at once.
-pub(crate) fn unchecked() -> AtomicU64 {
-    AtomicU64::new(0)
 }

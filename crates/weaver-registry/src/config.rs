@@ -4,7 +4,8 @@ use std::time::Duration;
 /// How a registry behaves. Nodes that share one should have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// The beginning of all Redis keys; they are in one hash slot. `weaver:agents`; no braces.
+    /// What every Redis key begins with, `<prefix>:{<prefix>}:`; they are in one hash slot.
+    /// `weaver:agents`; no braces.
     pub prefix: String,
     /// How long an agent is online after a heartbeat; 30 s. At least 50 ms, at most a day.
     pub heartbeat_ttl: Duration,

@@ -43,7 +43,7 @@ impl Redis {
         let keys = scripts::KEYS.iter();
         Self {
             keys: keys
-                .map(|name| format!("{{{}}}:{name}", config.prefix))
+                .map(|name| format!("{0}:{{{0}}}:{name}", config.prefix))
                 .collect(),
             scripts: Scripts::new(),
             pool,

@@ -95,12 +95,14 @@ impl Models {
             (config.max_answer, config.max_filling)
         });
         let (max_answer, max_filling) = limits.unwrap_or((0, 0));
+        // The price table, and where budgets are in Redis, hold whether or not answers are kept.
+        let prices = config.model_cache.clone().unwrap_or_default();
+        let secret = config.cache.identity_secret;
         Self {
             routes: routes.collect(),
             flights: Flights::new(max_answer, max_filling),
-            budgets: Budgets::new(&config.model_limits, redis, config.cache.identity_secret),
-            // The price table holds whether or not answers are kept.
-            prices: config.model_cache.clone().unwrap_or_default(),
+            budgets: Budgets::new(&config.model_limits, redis, &prices.prefix, secret),
+            prices,
             cache,
             metrics,
         }

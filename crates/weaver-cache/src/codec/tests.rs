@@ -34,7 +34,7 @@ fn entry(key: &[u8], body: Vec<u8>, value: Vec<u8>, variant: bool) -> Entry {
         }),
         body: body.into(),
         fill_micros: 25_000,
-        checked: AtomicU64::new(9),
+        checked: Checked::default(),
     }
 }
 

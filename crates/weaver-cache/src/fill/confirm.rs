@@ -5,9 +5,8 @@
 
 use super::{Fill, Reply, Sender, Times, micros, send};
 use crate::{
-    entry::{Entry, Fields, Head, StoredFields},
+    entry::{Checked, Entry, Fields, Head, StoredFields},
     flight::{Grounds, Landing},
-    shared::unchecked,
 };
 use actix_http::body::MessageBody;
 use actix_web::{dev::ServiceResponse, http::header};
@@ -70,7 +69,7 @@ impl Fill {
                 }),
                 body: stored.body.clone(),
                 fill_micros: micros(times.begun),
-                checked: unchecked(),
+                checked: Checked::default(),
             })
         };
         // RFC 9111 §5.2.2.4, §5.2.2.7.

@@ -2,10 +2,9 @@
 
 use super::{Fill, Reply, Sender, Times, micros, send};
 use crate::{
-    entry::{Entry, Fields, Head, MapFields},
+    entry::{Checked, Entry, Fields, Head, MapFields},
     flight::{Broken, Landing, Reserved},
     partial,
-    shared::unchecked,
 };
 use actix_http::body::{BodySize, MessageBody};
 use actix_web::{
@@ -241,7 +240,7 @@ impl Fill {
             head,
             body: self.lead.flight.body().whole(),
             fill_micros: micros(begun),
-            checked: unchecked(),
+            checked: Checked::default(),
         });
         self.shared.hot.stored(&self.exact);
         self.shared

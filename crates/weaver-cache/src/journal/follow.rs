@@ -96,6 +96,7 @@ impl Follow {
         // Before anything is served: a purge that waits for all nodes has to know that this is one.
         // One that did not know it yet is in the stream by now, which is therefore read once more.
         self.report().await?;
+        self.standing.apply_up_to(self.last.unwrap_or_default());
         let mut is_abreast = false;
         let mut tend_at = tokio::time::Instant::now() + TEND;
         loop {
@@ -140,6 +141,7 @@ impl Follow {
                 acknowledge |= item.is_to_be_acknowledged();
                 self.apply(position, item);
             }
+            self.standing.apply_up_to(self.last.unwrap_or_default());
             if acknowledge {
                 self.try_report().await;
             }
@@ -179,6 +181,10 @@ impl Follow {
     fn apply_at(&self, position: Position, item: &Item) {
         // What a newer version wrote is not known, so everything is purged.
         let (purge, soft) = item.purge().unwrap_or((Purge::All, false));
+        if item.is_write() {
+            self.writer.log.apply_write(position, purge.bounded());
+            return;
+        }
         // What names more than any node of this version would write reaches more than it names.
         self.writer.log.apply(position, purge.bounded(), soft);
     }
@@ -187,13 +193,15 @@ impl Follow {
     async fn catch_up(&mut self, connection: &mut Exclusive) -> Result<(), PoolError> {
         if let Some(oldest) = self.trimmed_to(connection).await? {
             self.writer.known.lock().forget_before(oldest);
-            // Nothing is known of what was trimmed, unless it was applied before.
+            // Nothing is known of the writes that were trimmed, unless they were applied before.
             if self.last.is_none_or(|last| last < oldest) {
-                if let Some(last) = self.last.take() {
-                    tracing::warn!(%last, "the purge journal was trimmed beyond this node's place; its cache is emptied");
+                if let Some(last) = self.last {
+                    tracing::warn!(%last, "the purge journal was trimmed beyond this node's place; its memory is emptied");
                     (self.lost)();
                 }
-                self.writer.log.forget_before(oldest);
+                self.read_ledger(connection, oldest).await?;
+                self.last = None;
+                self.writer.log.forget_writes_before(oldest);
             }
         }
         let seen = self.writer.log.head();
@@ -235,6 +243,35 @@ impl Follow {
         self.mend(difference).await?;
         self.last = self.last.or(Some(Position::default()));
         Ok(())
+    }
+
+    /// Applies the purges by operators that the journal does not have any more.
+    async fn read_ledger(
+        &self,
+        connection: &mut Exclusive,
+        oldest: Position,
+    ) -> Result<(), PoolError> {
+        let ledger = &self.writer.ledger;
+        let floor = ledger.floor(connection, oldest).await?;
+        if let Some(floor) = floor.filter(|floor| self.last.is_none_or(|last| last < *floor)) {
+            tracing::warn!(%floor, "purges up to there are not known; what is older counts as purged");
+            self.writer.log.forget_before(floor.min(oldest));
+        }
+        let (mut from, to) = (self.last.unwrap_or_default(), format!("({oldest}"));
+        loop {
+            let after = match from {
+                from if from == Position::default() => "-".to_owned(),
+                from => format!("({from}"),
+            };
+            let batch = self.batch_of(connection, ledger.key(), &after, &to).await?;
+            let Some((last, batch)) = batch else {
+                return Ok(());
+            };
+            for (position, item) in batch.iter().filter(|(_, item)| !item.is_beginning()) {
+                self.apply_at(*position, item);
+            }
+            from = last;
+        }
     }
 
     /// Applies what comes after the last item that was applied, up to a place.
@@ -292,14 +329,24 @@ impl Follow {
         from: &str,
         to: &str,
     ) -> Result<Option<(Position, Vec<(Position, Item)>)>, PoolError> {
+        self.batch_of(connection, &self.writer.key, from, to).await
+    }
+
+    async fn batch_of(
+        &self,
+        connection: &mut Exclusive,
+        key: &str,
+        from: &str,
+        to: &str,
+    ) -> Result<Option<(Position, Vec<(Position, Item)>)>, PoolError> {
         let args = vec![
-            self.writer.key.clone(),
+            key.to_owned(),
             from.to_owned(),
             to.to_owned(),
             "COUNT".to_owned(),
             BATCH.to_string(),
         ];
-        let command = command("XRANGE", &self.writer.key, false);
+        let command = command("XRANGE", key, false);
         let answer: Value = connection
             .execute(|client| async move { client.custom(command, args).await })
             .await?;
@@ -321,7 +368,7 @@ impl Follow {
             })
             .await;
         match answer {
-            Ok(answer) => Ok(item::trimmed_to(answer)),
+            Ok(answer) => Ok(item::trimmed_to(answer, self.writer.length)),
             // There is no stream yet.
             Err(PoolError::Command(error)) if error.details().contains("no such key") => Ok(None),
             Err(error) => Err(error),
@@ -330,6 +377,7 @@ impl Follow {
 
     /// Reads the server's clock, and sees to it that the stream outlives every entry and not more.
     async fn tend(&self, connection: &mut Exclusive) -> Result<(), PoolError> {
+        self.writer.open_ledger(connection, LIFE).await?;
         let (key, life) = (self.writer.key.clone(), signed_millis(LIFE));
         connection
             .execute(|client| async move { client.pexpire::<(), _>(key, life, None).await })

@@ -1,12 +1,15 @@
 //! An item of the journal as the stream has it: names and values.
 
-use super::{Position, Purge, append::MAX_ITEMS};
+use super::{Position, Purge};
 use fred::types::Value;
 
 /// The field of an item whose appliers are to say so at once.
 const ACKNOWLEDGED: &str = "ack";
 /// The field of an item that was written again, with the position that it had first.
 const ORIGINAL: &str = "of";
+
+/// The field of an item that an unsafe request has caused. A node of an older version reads a purge.
+const WRITE: &str = "write";
 
 /// What an item says. What a newer version wrote is kept as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,30 @@ impl Item {
         }
         let owned = |(name, value): (&str, String)| (name.to_owned(), value);
         Self(fields.into_iter().map(owned).collect())
+    }
+
+    /// What an unsafe request invalidates.
+    pub(super) fn write(purge: &Purge) -> Self {
+        let mut item = Self::new(purge, false, false);
+        if matches!(purge, Purge::Url { .. }) {
+            item.0.push((WRITE.to_owned(), "1".to_owned()));
+        }
+        item
+    }
+
+    /// The URL, if an unsafe request has caused it.
+    pub(super) fn written_to(&self) -> Option<Purge> {
+        self.field(WRITE)?;
+        self.purge().map(|(purge, _)| purge)
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        self.field(WRITE).is_some()
+    }
+
+    /// Whether it is what the ledger begins with.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.field("kind") == Some("begin")
     }
 
     /// The same, to be written again.
@@ -108,7 +135,7 @@ pub(super) fn of_streams(answer: &Value) -> Vec<(Position, Item)> {
 }
 
 /// The oldest item of a stream that had older ones, from an XINFO STREAM answer.
-pub(super) fn trimmed_to(answer: Value) -> Option<Position> {
+pub(super) fn trimmed_to(answer: Value, most: u32) -> Option<Position> {
     let pairs: Vec<(String, Value)> = match answer {
         Value::Map(fields) => fields
             .inner()
@@ -130,7 +157,7 @@ pub(super) fn trimmed_to(answer: Value) -> Option<Position> {
     let length = field("length")?.as_u64()?;
     // Before Redis 7 the stream does not tell.
     let ever = field("entries-added").and_then(Value::as_u64);
-    let is_trimmed = ever.map_or(length >= MAX_ITEMS.into(), |ever| ever > length);
+    let is_trimmed = ever.map_or(length >= most.into(), |ever| ever > length);
     let Value::Array(first) = field("first-entry")? else {
         return None;
     };

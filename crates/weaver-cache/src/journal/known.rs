@@ -17,10 +17,14 @@ const MAX_BYTES: usize = 4 << 20;
 /// An own item that has not come back through the stream after this long is taken for lost.
 const OVERDUE: Duration = Duration::from_secs(2);
 
-/// A suffix of what was applied, and the own items that have not come back yet.
+/// A suffix of what was applied, purges from further back than writes, and the own items that have not come back yet.
 #[derive(Clone, Default)]
 pub(super) struct Known {
     items: BTreeMap<Position, Arc<Item>>,
+    /// Those that unsafe requests have caused: they make room first.
+    writes: BTreeSet<Position>,
+    /// Up to here some are not remembered that were applied.
+    gap: Position,
     bytes: usize,
     /// Own items that are written but not read back, and since when.
     awaited: BTreeMap<Position, Instant>,
@@ -57,13 +61,17 @@ impl Known {
 
     fn insert(&mut self, at: Position, item: Item) {
         self.bytes += item.bytes();
+        if item.is_write() {
+            self.writes.insert(at);
+        }
         self.items.insert(at, Arc::new(item));
         while self.items.len() > MAX_ITEMS || self.bytes > MAX_BYTES {
-            let Some((at, item)) = self.items.pop_first() else {
+            let oldest = || self.items.keys().next();
+            let Some(&at) = self.writes.first().or_else(oldest) else {
                 break;
             };
-            self.bytes -= item.bytes();
-            self.awaited.remove(&at);
+            self.forget(at);
+            self.gap = self.gap.max(at);
         }
     }
 
@@ -100,6 +108,7 @@ impl Known {
     /// An item has been written again, at another place.
     pub(super) fn forget(&mut self, at: Position) {
         self.awaited.remove(&at);
+        self.writes.remove(&at);
         if let Some(item) = self.items.remove(&at) {
             self.bytes -= item.bytes();
         }
@@ -146,7 +155,7 @@ impl Known {
         let belated = match self.items.keys().next_back() {
             Some(newest) if !missing.is_empty() => stream
                 .iter()
-                .filter(|(at, item)| at <= newest && !self.has(*at, item))
+                .filter(|(at, item)| *at > self.gap && at <= newest && !self.has(*at, item))
                 .cloned()
                 .collect(),
             _ => Vec::new(),

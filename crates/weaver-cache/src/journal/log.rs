@@ -1,6 +1,8 @@
 //! What of the purges still matters: for each URL and tag the last purge, the last one of
 //! everything, and recent prefixes, all bounded.
 //!
+//! What unsafe requests invalidated is apart from that ([`super::writes`]): there is much of it.
+//!
 //! What falls out never brings content back: names go to a coarser table ([`super::names`]), and a
 //! prefix moves the floor, below which every entry is dead. When nothing was purged since an entry
 //! was last looked at, judging it costs one comparison.
@@ -9,6 +11,7 @@ use super::{
     Position, Purge,
     limit::{TAG_FIELDS, is_between_tags},
     names::Names,
+    writes::Writes,
 };
 use crate::{
     entry::{Entry, Fields, Head},
@@ -18,6 +21,7 @@ use parking_lot::RwLock;
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 use weaver_cache_policy::Millis;
 
@@ -55,6 +59,7 @@ struct State {
     floor: Position,
     hard: Marks,
     soft: Marks,
+    writes: Writes,
 }
 
 /// The last purge of each thing.
@@ -98,6 +103,64 @@ impl PurgeLog {
         self.changed();
     }
 
+    /// Applies what an unsafe request of this node invalidates, after everything known.
+    pub(crate) fn apply_local_write(&self, purge: Purge, now: Millis) {
+        let now = Position {
+            time: now.0,
+            sequence: 0,
+        };
+        let mut state = self.state.write();
+        let at = state.head.next().max(now);
+        state.apply_write(at, purge);
+        self.changed();
+    }
+
+    /// Applies an item of the journal that an unsafe request has caused.
+    pub(crate) fn apply_write(&self, at: Position, purge: Purge) {
+        self.state.write().apply_write(at, purge);
+        self.changed();
+    }
+
+    /// Says that what unsafe requests invalidated up to there is not all known.
+    pub(crate) fn forget_writes_before(&self, position: Position) {
+        let mut state = self.state.write();
+        state.writes.forget_before(position);
+        state.head = state.head.max(position);
+        self.changed();
+    }
+
+    /// Up to where it is known that the entry lives, if something from Redis with that position needs a
+    /// license ([`super::license`]).
+    pub(crate) fn license_needed(&self, entry: &Entry) -> Option<Position> {
+        let state = self.state.read();
+        (entry.head.position < state.writes.floor()).then_some(state.head)
+    }
+
+    /// From where on what was fetched for a key has not been reached by a write, as far as this node has
+    /// read the journal.
+    pub(crate) fn unwritten_since(&self, key: &[u8]) -> Position {
+        let state = self.state.read();
+        let written = crate::key::parse(key)
+            .and_then(|url| state.writes.newest(&written_name(&url)))
+            .unwrap_or_default();
+        written.max(state.writes.floor())
+    }
+
+    /// Judges an entry that is to be kept in memory for that long. If it lives, what reaches it later will
+    /// do so however many other purges come.
+    pub(crate) fn admit(&self, entry: &Entry, life: Duration) -> Verdict {
+        let state = self.state.read();
+        let seen = entry.checked.seen.get().copied();
+        let verdict = state.judge(&entry.key, &entry.head.fields, entry.head.position, seen);
+        if verdict != Verdict::Dead
+            && let Some(url) = crate::key::parse(&entry.key)
+        {
+            state.writes.keep(&written_name(&url), life);
+            entry.checked.seen.get_or_init(|| state.head);
+        }
+        verdict
+    }
+
     /// Says that nothing up to `position` can be known any more: all older entries are dead.
     pub(crate) fn forget_before(&self, position: Position) {
         let mut state = self.state.write();
@@ -119,7 +182,7 @@ impl PurgeLog {
     /// Judges a response that comes in, by its head.
     pub(crate) fn judge_head(&self, key: &[u8], head: &Head) -> Verdict {
         let fields = &head.fields;
-        self.state.read().judge(key, fields, head.position)
+        self.state.read().judge(key, fields, head.position, None)
     }
 
     /// Judges a fetch from that position on, of which nothing is known but its key.
@@ -128,18 +191,20 @@ impl PurgeLog {
         if state.head == position {
             return Verdict::Alive;
         }
-        state.judge(key, &Fields::new(), position)
+        state.judge(key, &Fields::new(), position, None)
     }
 
     /// Judges an entry.
     pub(crate) fn judge(&self, entry: &Entry) -> Verdict {
         let version = self.version.load(Ordering::Acquire);
-        if entry.checked.load(Ordering::Relaxed) == version {
+        if entry.checked.version.load(Ordering::Relaxed) == version {
             return Verdict::Alive;
         }
-        let verdict = self.judge_head(&entry.key, &entry.head);
+        let (fields, position) = (&entry.head.fields, entry.head.position);
+        let seen = entry.checked.seen.get().copied();
+        let verdict = self.state.read().judge(&entry.key, fields, position, seen);
         if verdict == Verdict::Alive {
-            entry.checked.store(version, Ordering::Relaxed);
+            entry.checked.version.store(version, Ordering::Relaxed);
         }
         verdict
     }
@@ -168,9 +233,34 @@ impl State {
         }
     }
 
-    fn judge(&self, key: &[u8], fields: &Fields, position: Position) -> Verdict {
+    fn apply_write(&mut self, at: Position, purge: Purge) {
+        let Purge::Url { host, target } = purge else {
+            // One of a URL that is too long reaches what begins like it.
+            return self.apply(at, purge, false);
+        };
+        self.head = self.head.max(at);
+        let path = target.split('?').next().unwrap_or("");
+        self.writes.insert(of_path(host.as_deref(), path), at);
+        self.writes.insert(of_url(host.as_deref(), &target), at);
+    }
+
+    fn judge(
+        &self,
+        key: &[u8],
+        fields: &Fields,
+        position: Position,
+        seen: Option<Position>,
+    ) -> Verdict {
         if position < self.floor || self.hard.first(key, fields, position).is_some() {
             return Verdict::Dead;
+        }
+        if !self.writes.is_empty() {
+            let Some(url) = crate::key::parse(key) else {
+                return Verdict::Dead;
+            };
+            if self.writes.reach(&written_name(&url), position, seen) {
+                return Verdict::Dead;
+            }
         }
         match self.soft.first(key, fields, position) {
             Some(at) => Verdict::Stale(at),
@@ -202,10 +292,7 @@ impl Marks {
             return None;
         }
         let (host, path) = (url.host, url.path);
-        let target = match url.query {
-            Some(query) if !query.is_empty() => format!("{path}?{query}"),
-            _ => path.to_owned(),
-        };
+        let target = url.target();
         let of_urls = [of_url(Some(host), &target), of_url(None, &target)];
         let many = url.stands_for_many();
         let of_paths = many.then(|| [of_path(Some(host), path), of_path(None, path)]);
@@ -238,6 +325,14 @@ impl Marks {
             })
             .map(|(at, ..)| *at)
     }
+}
+
+/// The name under which a write reaches what a key stands for: the URL, or for several the path.
+fn written_name(url: &Parsed<'_>) -> String {
+    if url.stands_for_many() {
+        return of_path(Some(url.host), url.path);
+    }
+    of_url(Some(url.host), &url.target())
 }
 
 fn of_url(host: Option<&str>, target: &str) -> String {
@@ -301,7 +396,7 @@ mod tests {
             }),
             body: bytes::Bytes::new(),
             fill_micros: 0,
-            checked: AtomicU64::new(0),
+            checked: crate::entry::Checked::default(),
         }
     }
 
@@ -389,6 +484,26 @@ mod tests {
             .filter(|at| judge(&format!("/other/{at}")) == Verdict::Alive)
             .count();
         assert!(alive > 500, "{alive} of 1000");
+    }
+
+    #[test]
+    fn it_is_known_since_when_nobody_has_written_to_a_url() {
+        let log = PurgeLog::new();
+        let at = |time| Position { time, sequence: 0 };
+        let key = |target: &str| entry(target, "", at(0)).key;
+        log.forget_writes_before(at(3));
+        log.apply_write(at(5), url("/a"));
+        assert_eq!(log.unwritten_since(&key("/a")), at(5));
+        assert_eq!(log.unwritten_since(&key("/b")), at(3));
+        assert_eq!(log.judge(&entry("/a", "", at(4))), Verdict::Dead);
+        assert_eq!(log.judge(&entry("/a", "", at(5))), Verdict::Alive);
+        let old = entry("/b", "", at(2));
+        assert_eq!(log.judge(&old), Verdict::Dead, "nothing is known of it");
+        assert_eq!(log.license_needed(&old), Some(at(5)));
+        old.checked.seen.get_or_init(|| at(5));
+        assert_eq!(log.judge(&old), Verdict::Alive, "it has a license");
+        log.apply_write(at(6), url("/b"));
+        assert_eq!(log.judge(&old), Verdict::Dead);
     }
 
     proptest! {

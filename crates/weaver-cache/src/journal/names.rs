@@ -24,11 +24,22 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn insert(&mut self, name: String, at: Position) {
+        self.insert_if(name, at, |_| true);
+    }
+
+    /// Remembers a name; what it pushes out goes to the coarse table if `matters` says so. Gives the last
+    /// position that is pushed out.
+    pub(super) fn insert_if(
+        &mut self,
+        name: String,
+        at: Position,
+        matters: impl Fn(&str) -> bool,
+    ) -> Option<Position> {
         let name: Arc<str> = name.into();
         if let Some(before) = self.by_name.get(&name).copied() {
             // Items may come twice, and from two sides.
             if before >= at {
-                return;
+                return None;
             }
             self.by_age.remove(&(before, Arc::clone(&name)));
         }
@@ -36,17 +47,32 @@ impl Names {
             self.bytes += name.len();
         }
         self.by_age.insert((at, name));
+        let mut last = None;
         while (self.by_name.len() > MAX_NAMES || self.bytes > MAX_BYTES)
             && let Some((at, name)) = self.by_age.pop_first()
         {
             self.by_name.remove(&name);
             self.bytes -= name.len();
-            self.forgotten.insert(&name, at);
+            if matters(&name) {
+                self.forgotten.insert(&name, at);
+            }
+            last = Some(at);
         }
+        last
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.by_name.is_empty()
+    }
+
+    /// When the name was last purged, if that is remembered exactly.
+    pub(super) fn newest(&self, name: &str) -> Option<Position> {
+        self.by_name.get(name).copied()
+    }
+
+    /// When a name that is not remembered exactly was last purged, or later.
+    pub(super) fn forgotten(&self, name: &str) -> Position {
+        self.forgotten.last(name)
     }
 
     /// When the name was last purged, or later; the lowest position if it never was.

@@ -2,7 +2,9 @@
 //!
 //! A hash beside the journal, with a field for each node: its last position and when it said so, by
 //! the clock that all share. A node reports every second, and at once where a purge asks for it.
-//! Fields of nodes that are gone are removed after a minute, by whoever reads them.
+//! Fields of nodes that are gone are removed after a minute, by whoever reads them. A node that takes
+//! its leave says so in its field: a report of its own that arrives later, by another connection,
+//! changes nothing any more.
 
 use super::Position;
 use crate::{
@@ -23,7 +25,13 @@ const LIVE: Duration = Duration::from_secs(5);
 /// A node that has said nothing for this long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// In place of the position of a node that has taken its leave.
+const LEFT: &str = "left";
+
+/// Says how far a node is, unless it has taken its leave.
 const REPORT: &str = "\
+local said = redis.call('HGET', KEYS[1], ARGV[1])
+if said and string.sub(said, 1, 5) == 'left ' then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return redis.call('PEXPIRE', KEYS[1], ARGV[3])";
 
@@ -85,12 +93,13 @@ impl Roster {
             .map(|_| ())
     }
 
-    /// Takes this node off.
-    pub(crate) async fn leave(&self) -> Result<(), PoolError> {
+    /// Takes this node off, for good.
+    pub(crate) async fn leave(&self, clock: i64) -> Result<(), PoolError> {
         let (key, own) = (self.key.clone(), self.own.clone());
-        let removal = self.pool.command("HDEL").key(self.key.as_bytes());
-        removal
-            .once(|client| async move { client.hdel::<i64, _, _>(key, own).await })
+        let said = format!("{LEFT} {}", unix_millis(clock));
+        let leaving = self.pool.command("HSET").key(self.key.as_bytes());
+        leaving
+            .once(|client| async move { client.hset::<i64, _, _>(key, (own, said)).await })
             .await
             .map(|_| ())
     }
@@ -107,9 +116,15 @@ impl Roster {
         let now = unix_millis(clock);
         let (mut nodes, mut gone) = (Vec::new(), Vec::new());
         for (name, value) in fields {
-            match node(&name, &value, now) {
-                Some(node) if node.seen < FORGOTTEN => nodes.push(node),
-                _ => gone.push(name),
+            match said(&value, now) {
+                Some((_, seen)) if seen >= FORGOTTEN => gone.push(name),
+                Some((Some(position), seen)) => nodes.push(Node {
+                    name,
+                    position,
+                    seen,
+                }),
+                Some((None, _)) => {}
+                None => gone.push(name),
             }
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
@@ -125,13 +140,14 @@ impl Roster {
     }
 }
 
-fn node(name: &str, value: &str, now: u64) -> Option<Node> {
+/// What a field says: how far its node is, unless it has left, and how long ago it said so.
+fn said(value: &str, now: u64) -> Option<(Option<Position>, Duration)> {
     let (position, at) = value.split_once(' ')?;
-    Some(Node {
-        name: name.to_owned(),
-        position: Position::parse(position)?,
-        seen: Duration::from_millis(now.saturating_sub(at.parse().ok()?)),
-    })
+    let seen = Duration::from_millis(now.saturating_sub(at.parse().ok()?));
+    if position == LEFT {
+        return Some((None, seen));
+    }
+    Some((Some(Position::parse(position)?), seen))
 }
 
 #[cfg(test)]
@@ -139,16 +155,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_node_is_none() {
-        let made = node("a", "5-1 900", 1000).unwrap();
+    fn what_is_no_field_of_a_node_is_none() {
         let position = Position {
             time: 5,
             sequence: 1,
         };
-        assert_eq!((made.position, made.seen.as_millis()), (position, 100));
-        assert!(made.is_live());
-        for bad in ["", "5-1", "5 900", "5-1 x", "5-1 900 1"] {
-            assert!(node("a", bad, 1000).is_none(), "{bad}");
+        let ago = Duration::from_millis(100);
+        assert_eq!(said("5-1 900", 1000), Some((Some(position), ago)));
+        assert_eq!(said("left 900", 1000), Some((None, ago)));
+        for bad in ["", "5-1", "5 900", "5-1 x", "5-1 900 1", "left", "left x"] {
+            assert!(said(bad, 1000).is_none(), "{bad}");
         }
     }
 }

@@ -11,10 +11,13 @@ use super::{
     follow::Follow,
     item::Item,
     known::Known,
+    ledger::Ledger,
+    license::Licenses,
+    queue::Queue,
     roster::{Node, Roster},
     trouble::Trouble,
 };
-use crate::clock::millis;
+use crate::{CacheConfig, clock::millis};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -30,6 +33,9 @@ use weaver_pool::{PoolError, RedisPool};
 /// may have been frozen.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// How long a write to Redis waits for what is in the journal to be applied.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// A node that starts has not heard of Redis: what it would fetch now could be purged before anybody
 /// knows that it is there.
 const NEVER: u64 = u64::MAX;
@@ -40,6 +46,8 @@ pub(crate) struct Follower {
     standing: Arc<Standing>,
     roster: Roster,
     task: JoinHandle<()>,
+    queue: Arc<Queue>,
+    worker: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where this node stands towards Redis.
@@ -52,6 +60,9 @@ pub(super) struct Standing {
     /// before the first time.
     heard_at: AtomicU64,
     heard: Notify,
+    /// The last item that was applied, and word of another.
+    applied: Mutex<Position>,
+    moved: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
     lost: AtomicBool,
     /// The last attempts to reach Redis failed, several in a row.
@@ -75,6 +86,22 @@ impl Standing {
         self.give_up();
     }
 
+    pub(super) fn apply_up_to(&self, position: Position) {
+        *self.applied.lock() = position;
+        self.moved.notify_waiters();
+    }
+
+    async fn wait_until_applied(&self, position: Position) {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if *self.applied.lock() >= position {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     pub(super) fn give_up(&self) {
         self.lost.store(true, Ordering::Release);
         self.heard.notify_waiters();
@@ -91,22 +118,29 @@ impl Standing {
 impl Follower {
     pub(crate) fn start(
         pool: RedisPool,
-        key: String,
+        config: &CacheConfig,
         log: Arc<PurgeLog>,
-        name: &str,
         lost: impl Fn() + Send + Sync + 'static,
+        failed: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let prefix = &config.cache_prefix;
+        let key = format!("{prefix}journal");
         let standing = Arc::new(Standing {
             current: AtomicBool::new(false),
             clock: AtomicI64::new(0),
             epoch: Instant::now(),
             heard_at: AtomicU64::new(NEVER),
             heard: Notify::new(),
+            applied: Mutex::default(),
+            moved: Notify::new(),
             lost: AtomicBool::new(false),
             unreachable: AtomicBool::new(false),
         });
-        let roster = Roster::new(pool.clone(), &key, name);
+        let roster = Roster::new(pool.clone(), &key, &config.node);
         let writer = Writer {
+            ledger: Ledger::new(&key),
+            licenses: Licenses::new(pool.clone(), prefix, &key),
+            length: config.journal_length,
             pool,
             key,
             log,
@@ -121,12 +155,54 @@ impl Follower {
             roster: roster.clone(),
             trouble: Trouble::default(),
         };
+        let queue = Arc::new(Queue::default());
+        let emptying =
+            Arc::clone(&queue).run(writer.clone(), Arc::clone(&standing), Arc::new(failed));
         Self {
             writer,
             standing,
             roster,
             task: tokio::spawn(follow.run()),
+            queue,
+            worker: Mutex::new(Some(tokio::spawn(emptying))),
         }
+    }
+
+    pub(crate) fn licenses(&self) -> &Licenses {
+        &self.writer.licenses
+    }
+
+    pub(crate) fn log(&self) -> &PurgeLog {
+        &self.writer.log
+    }
+
+    /// Waits until this node has applied all up to there, or all that is in the journal now.
+    pub(crate) async fn catch_up(&self, last: Option<Position>) -> Result<(), PoolError> {
+        let last = match last {
+            Some(last) => last,
+            None => self.writer.last().await?,
+        };
+        let caught_up = timeout(CATCH_UP, self.standing.wait_until_applied(last));
+        caught_up.await.map_err(|_| {
+            PoolError::Connection(format!(
+                "the purge journal was not read up to {last} in time"
+            ))
+        })
+    }
+
+    /// Writes what an unsafe request has invalidated into the journal, in the background. What fails is
+    /// owed, as of [`append`](Self::append).
+    pub(crate) fn queue_write(&self, purge: Purge) {
+        self.queue.push(purge);
+    }
+
+    /// [`queue_write`](Self::queue_write), at once.
+    pub(crate) async fn append_write(&self, purge: &Purge) -> Result<Position, PoolError> {
+        let written = self.writer.write(Item::write(purge)).await;
+        if written.is_err() {
+            self.writer.owed.push(Item::write(purge));
+        }
+        written
     }
 
     /// Whether everything in the journal is applied, as far as this node can know.
@@ -164,9 +240,16 @@ impl Follower {
 
     /// Ends the following, and tells the others that this node is not to be waited for.
     pub(crate) async fn leave(&self) -> Result<(), PoolError> {
+        self.queue.close();
+        let worker = self.worker.lock().take();
+        if let Some(worker) = worker {
+            let mut worker = AbortOnDrop(worker);
+            // What it could not write is owed, and lost with this node.
+            let _ = (&mut worker.0).await;
+        }
         self.task.abort();
         self.standing.current.store(false, Ordering::Release);
-        self.roster.leave().await
+        self.roster.leave(self.clock_offset()).await
     }
 
     /// The nodes, and how far each is.
@@ -202,5 +285,17 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(worker) = self.worker.get_mut() {
+            worker.abort();
+        }
+    }
+}
+
+/// Who waits for a task may be given up; then so is the task.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -17,7 +17,6 @@ use crate::{
     identity::random,
     key,
     seal::{HEADER, Seal},
-    shared::unchecked,
 };
 use actix_http::body::{MessageBody, SizedStream};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -212,7 +211,7 @@ impl Remote {
             head: Arc::clone(&entry.head),
             body,
             fill_micros: entry.fill_micros,
-            checked: unchecked(),
+            checked: entry.checked.carried(),
         })
     }
 }

@@ -33,17 +33,18 @@ struct Inner {
 
 impl Budgets {
     /// `None` where nothing is limited. `secret` is the key under which identities are known in
-    /// Redis.
+    /// Redis, under names that begin with `prefix`.
     pub(crate) fn new(
         limits: &ModelLimitsConfig,
         pool: Option<RedisPool>,
+        prefix: &str,
         secret: Option<[u8; 32]>,
     ) -> Option<Self> {
         let limited = limits.tokens_per_minute > 0 || limits.cost_per_hour > 0.0;
         limited.then(|| {
             Self(Arc::new(Inner {
                 local: Local::new(limits),
-                shared: pool.map(|pool| Shared::new(pool, limits, secret)),
+                shared: pool.map(|pool| Shared::new(pool, limits, prefix, secret)),
             }))
         })
     }

@@ -44,6 +44,11 @@ pub(super) fn read(
             defaults.redis_deadline,
             Duration::from_millis(1),
         ),
+        journal_length: section.number(
+            "journal_length",
+            defaults.journal_length,
+            1000..=10_000_000,
+        ),
         collapse_timeout: section.duration(
             "collapse_timeout",
             defaults.collapse_timeout,

@@ -34,6 +34,7 @@ return { empty, string.format('%.0f', math.ceil(wait)) }";
 pub(super) struct Shared {
     pool: RedisPool,
     limits: ModelLimitsConfig,
+    prefix: String,
     secret: [u8; 32],
     take: Script,
 }
@@ -42,10 +43,12 @@ impl Shared {
     pub(super) fn new(
         pool: RedisPool,
         limits: &ModelLimitsConfig,
+        prefix: &str,
         secret: Option<[u8; 32]>,
     ) -> Self {
         Self {
             pool,
+            prefix: prefix.to_owned(),
             limits: *limits,
             // Without one, whoever reads Redis may find out by trying whether a user is known.
             secret: secret.unwrap_or_default(),
@@ -61,7 +64,8 @@ impl Shared {
                 .update(b"address ")
                 .update(address.to_string().as_bytes()),
         };
-        format!("weaver:budget:{}", &hasher.finalize().to_hex()[..32])
+        let hash = hasher.finalize().to_hex();
+        format!("{}budget:{}", self.prefix, &hash[..32])
     }
 
     async fn take(

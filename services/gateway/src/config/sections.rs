@@ -54,6 +54,8 @@ pub struct ServerConfig {
     pub max_head: u64,
     /// The largest body of a request, in bytes.
     pub max_body: u64,
+    /// What bodies that the gateway parses itself may take together, in bytes.
+    pub max_parsed_bodies: u64,
     /// The largest head of an upstream's response, in bytes.
     pub max_upstream_head: u64,
     /// Connections at once, over all workers.
@@ -279,6 +281,7 @@ fn server(mut section: Section<'_>) -> ServerConfig {
         write_timeout: section.duration("write_timeout", Duration::from_secs(60), Duration::ZERO),
         max_head: section.size("max_head", 32 << 10, 1024..=128 << 10),
         max_body: section.size("max_body", 100 << 20, 0..=1 << 40),
+        max_parsed_bodies: section.size("max_parsed_bodies", 256 << 20, 1 << 20..=1 << 40),
         // hyper reads a head in a buffer of at least 8 KiB.
         max_upstream_head: section.size("max_upstream_head", 64 << 10, 8 << 10..=1 << 20),
         max_connections: section.number("max_connections", 25_000, 1..=1_000_000),

@@ -3,7 +3,7 @@
 use super::Section;
 use crate::config::secret;
 use jsonwebtoken::Algorithm;
-use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 /// `[auth]`
 #[derive(Clone, Debug)]
@@ -95,12 +95,12 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
         ("jwt", Kind::Jwt),
     ];
     let kind = section.choice("mode", Kind::None, &names);
-    let keys = api_keys(&mut section);
+    let (keys, is_faulty) = api_keys(&mut section);
     let jwt = jwt(&mut section);
     let mode = match kind {
         Kind::None => AuthMode::None,
         Kind::ApiKey => {
-            if keys.is_empty() {
+            if keys.is_empty() && !is_faulty {
                 section.fault("api_keys", "is empty, so that nobody could come in");
             }
             let distinct: BTreeSet<_> = keys.iter().map(|key| &key.key).collect();
@@ -125,19 +125,22 @@ pub(super) fn read(mut section: Section<'_>) -> AuthConfig {
     }
 }
 
-/// Those of `api_keys` and of `api_keys_file`.
-fn api_keys(section: &mut Section<'_>) -> Vec<ApiKey> {
-    let mut keys = section.parsed_list("api_keys", api_key).unwrap_or_default();
+/// Those of `api_keys` and of `api_keys_file`, and whether one of them is faulty.
+fn api_keys(section: &mut Section<'_>) -> (Vec<ApiKey>, bool) {
+    let is_faulty = Cell::new(false);
+    let key = |text: &str| api_key(text).inspect_err(|_| is_faulty.set(true));
+    let mut keys = section.parsed_list("api_keys", key).unwrap_or_default();
     if let Some(path) = section.text("api_keys_file") {
         let faults = match secret::file(&path) {
             Ok(text) => keys_of_lines(&text, &mut keys),
             Err(what) => vec![what],
         };
         for what in faults {
+            is_faulty.set(true);
             section.fault("api_keys_file", &what);
         }
     }
-    keys
+    (keys, is_faulty.get())
 }
 
 /// One key a line. Empty lines, and those that begin with `#`, are skipped. Gives what is wrong.

@@ -7,6 +7,7 @@ use crate::{
     admin,
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
+    body::Bodies,
     config::Config,
     handler,
     ingress::{Ingress, Mark},
@@ -163,6 +164,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     UpstreamMetrics::register(&mut registry, move || state::loads(&watched.0, &watched.1));
     let state = Arc::new(State {
         models,
+        bodies: Bodies::new(config.server.max_parsed_bodies, config.server.workers),
         agent_metrics: AgentMetrics::new(&mut registry),
         event_streams: Arc::new(Semaphore::new(admin::MAX_STREAMS)),
         agents,
@@ -303,7 +305,6 @@ fn serve_admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<Serve
     let server = actix_web::HttpServer::new(move || {
         App::new()
             .app_data(web::Data::from(Arc::clone(&state)))
-            .app_data(web::PayloadConfig::new(1 << 20))
             .configure(admin::routes)
     })
     .on_connect(admin::on_connect)

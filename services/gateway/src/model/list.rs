@@ -43,7 +43,7 @@ pub(crate) async fn list(caller: Caller<'_>) -> HttpResponse {
     });
     let answers = futures_util::future::join_all(asked).await;
     if answers.iter().all(|(_, models)| models.is_none()) {
-        return Refusal::no_list().respond();
+        return Refusal::no_list(true).respond();
     }
     let mut data: Vec<Value> = Vec::new();
     for (route, models) in answers {

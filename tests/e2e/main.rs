@@ -11,6 +11,7 @@ mod clocks;
 mod failover;
 mod middleware;
 mod model_answers;
+mod model_list;
 mod models;
 mod nodes;
 mod operations;

@@ -25,4 +25,4 @@ pub(crate) use client::{Clients, HttpClient};
 pub(crate) use failure::Failure;
 pub(crate) use health::check as check_health;
 pub(crate) use send::{ask, forward, send_own};
-pub(crate) use upstreams::{InFlight, Unavailable, Upstreams};
+pub(crate) use upstreams::{InFlight, Unavailable, Upstream, Upstreams};

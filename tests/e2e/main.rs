@@ -16,6 +16,7 @@ mod methods;
 mod metrics_text;
 mod middleware;
 mod model_answers;
+mod model_list;
 mod models;
 mod nodes;
 mod operations;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod agents;
+mod bodies;
 mod client_gone;
 mod connection_limits;
 mod credentials;

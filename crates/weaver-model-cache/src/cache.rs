@@ -180,22 +180,41 @@ impl ModelCache {
     /// Looks for the answer to a call. One round trip to Redis; a failure of it is a miss whose
     /// answer is not kept.
     pub async fn look_up(&self, call: &Call, wishes: Wishes) -> Lookup {
+        match self.prepare(call, wishes) {
+            Ok(ticket) => self.look_up_by(ticket, wishes).await,
+            Err(bypass) => Lookup::Bypass(bypass),
+        }
+    }
+
+    /// All of a look-up that needs the call, and no more than the processor: of a large call it takes a
+    /// while. [`look_up_by`](Self::look_up_by) does the rest.
+    ///
+    /// # Errors
+    ///
+    /// Why the call is past the cache.
+    pub fn prepare(&self, call: &Call, wishes: Wishes) -> Result<Ticket, Bypass> {
         let inner = &*self.inner;
         let bypass = call.bypass(&inner.config);
         let bypass = bypass.or_else(|| wishes.no_store.then_some(Bypass::NoStore));
         if let Some(bypass) = bypass {
             inner.counters.bypass(bypass);
-            return Lookup::Bypass(bypass);
+            return Err(bypass);
         }
         let (class, ttl) = inner.classifier.class_of(call);
-        let mut ticket = Ticket {
+        Ok(Ticket {
             key: self.key(call),
             class,
             ttl,
             state: None,
             began: Instant::now(),
             model: call.model.clone(),
-        };
+        })
+    }
+
+    /// [`look_up`](Self::look_up) of a call that is [prepared](Self::prepare).
+    pub async fn look_up_by(&self, mut ticket: Ticket, wishes: Wishes) -> Lookup {
+        let inner = &*self.inner;
+        ticket.began = Instant::now();
         match inner.store.get(ticket.key).await {
             Ok(found) => {
                 ticket.state = Some((found.generation, found.tombstone));
@@ -205,7 +224,7 @@ impl ModelCache {
                 }
                 if let Some(cached) = found.record.and_then(|record| usable(&record, wishes)) {
                     inner.counters.hit();
-                    self.count_saved(&call.model, &cached.answer);
+                    self.count_saved(&ticket.model, &cached.answer);
                     return Lookup::Hit(cached);
                 }
             }

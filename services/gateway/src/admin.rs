@@ -4,6 +4,7 @@ mod agents;
 mod entry;
 mod guard;
 mod models;
+mod posted;
 mod purge;
 mod warm;
 
@@ -35,7 +36,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         web::delete().to(models::clear),
     ];
     let warm = vec![web::post().to(warm::begin), web::get().to(warm::list)];
-    let warm = resource("/warm", warm).app_data(web::PayloadConfig::new(warm::MAX_BODY));
+    let warm = resource("/warm", warm).app_data(posted::MaxBody(warm::MAX_BODY));
     let heartbeat = vec![web::post().to(agents::heartbeat)];
     config.service(
         web::scope("")

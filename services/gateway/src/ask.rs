@@ -2,7 +2,8 @@
 //! response cache.
 
 use crate::{
-    model::{self, Asked, Caller, Endpoint, How, Refusal, Served, Who},
+    body::{self, Held},
+    model::{self, Asked, Caller, Endpoint, How, Refusal, Said, Served, Who},
     problem::problem,
     proxy,
 };
@@ -44,11 +45,23 @@ pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpRes
             .insert(header::ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
-    let body = match model::read(payload, MAX_QUESTION).await {
-        Ok(body) => body,
-        Err(refusal) => return refusal.problem(),
+    let headers = req.headers();
+    let received = body::receive(&caller.state.bodies, headers, payload, MAX_QUESTION).await;
+    let received = match received {
+        Ok(received) => received,
+        Err(error) => return error.problem(),
     };
-    let Ok(question) = serde_json::from_slice::<Question>(&body) else {
+    // The upstream gets the body with the fields that describe it, its coding among them.
+    let body = received.encoded();
+    let parse = |bytes: Bytes| {
+        let question = serde_json::from_slice::<Question>(&bytes).ok()?;
+        Some((question, bytes.len()))
+    };
+    let (parsed, held) = match received.parse(parse).await {
+        Ok(parsed) => parsed,
+        Err(error) => return error.problem(),
+    };
+    let Some((question, length)) = parsed else {
         let what = "the body is not a JSON object with the text \"query\"";
         return problem(StatusCode::BAD_REQUEST, what);
     };
@@ -69,14 +82,19 @@ pub(crate) async fn handle(caller: Caller<'_>, payload: web::Payload) -> HttpRes
         );
         return response;
     }
-    match answer(&caller, question).await {
+    match answer(&caller, question, length, held).await {
         Ok(response) => response,
         Err(refusal) => refusal.problem(),
     }
 }
 
 /// Asks the model, and gives its text with what the cache did.
-async fn answer(caller: &Caller<'_>, question: Question) -> Result<HttpResponse, Refusal> {
+async fn answer(
+    caller: &Caller<'_>,
+    question: Question,
+    length: usize,
+    held: Held,
+) -> Result<HttpResponse, Refusal> {
     let config = &caller.state.config;
     let Some(model) = question.model.clone().or_else(|| config.ask.model.clone()) else {
         return Err(if config.models.is_empty() {
@@ -89,6 +107,27 @@ async fn answer(caller: &Caller<'_>, question: Question) -> Result<HttpResponse,
         });
     };
     let who = who(caller, question.user_id.as_deref())?;
+    let (said, cache) = (
+        Said::of(caller.req.headers()),
+        caller.state.models.cache.clone(),
+    );
+    let prepare = move || {
+        let asked = asked(question, &model, who, said)?;
+        Ok::<_, Refusal>(asked.prepare(cache.as_ref()))
+    };
+    let prepared = caller.state.bodies.work(length, prepare).await;
+    let prepared = prepared.map_err(Refusal::of_body)??;
+    let served = model::serve(caller, prepared.holding(held)).await?;
+    let (status_field, cache) = (served.status_field(), view(&served));
+    let shaped = shape(served, cache).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response.insert_header(("cache-status", status_field));
+    Ok(response.json(shaped))
+}
+
+/// The call that a question is.
+fn asked(question: Question, model: &str, who: Who, said: Said) -> Result<Asked, Refusal> {
     let mut members = question.more;
     members.extend(question.parameters);
     members.remove("stream");
@@ -105,14 +144,7 @@ async fn answer(caller: &Caller<'_>, question: Question) -> Result<HttpResponse,
         json!([{ "role": "user", "content": question.query }]),
     );
     let body = Bytes::from(Value::Object(members.clone()).to_string());
-    let asked = Asked::of(Endpoint::Chat, body, members, who, caller.req.headers());
-    let served = model::serve(caller, asked?).await?;
-    let (status_field, cache) = (served.status_field(), view(&served));
-    let shaped = shape(served, cache).await?;
-    let mut response = HttpResponse::Ok();
-    response.insert_header((header::CACHE_CONTROL, "no-store"));
-    response.insert_header(("cache-status", status_field));
-    Ok(response.json(shaped))
+    Asked::of(Endpoint::Chat, body, members, who, said)
 }
 
 /// Who asks: the authenticated user, who may not ask for another.

@@ -16,6 +16,7 @@
 //! | `auth`, `limit` | who it is, and how much they may ask |
 //! | `handler`, `builtin` | what answers behind the cache |
 //! | `model`, `ask` | calls of language models, and the cache of their answers |
+//! | `body` | bodies of requests that the gateway reads itself: limits, codings, a budget |
 //! | `agents` | agents of the registry as upstreams |
 //! | `proxy` | upstreams: choice, limits, deadlines, retries, bodies, upgrades |
 //! | `admin` | the admin port |
@@ -31,6 +32,7 @@ mod admin;
 mod agents;
 mod ask;
 mod auth;
+mod body;
 mod builtin;
 pub mod cli;
 pub mod config;

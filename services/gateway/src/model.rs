@@ -21,6 +21,7 @@ mod budget;
 mod complete;
 mod fill;
 mod list;
+mod prepared;
 mod problem;
 mod record;
 mod request;
@@ -29,12 +30,14 @@ mod who;
 
 pub(crate) use budget::Budgets;
 pub(crate) use list::list;
+pub(crate) use prepared::Prepared;
 pub(crate) use problem::Refusal;
-pub(crate) use request::{Asked, Endpoint, read};
+pub(crate) use request::{Asked, Endpoint, Said};
 pub(crate) use served::{Head, How, Served};
 pub(crate) use who::Who;
 
 use crate::{
+    body,
     config::{Config, ModelRouteConfig},
     ingress::RequestContext,
     limit::Subject,
@@ -137,10 +140,17 @@ pub(crate) async fn handle(
 ) -> HttpResponse {
     let outcome = async {
         request::only_post(caller.req)?;
-        let body = request::read(payload, MAX_CALL).await?;
-        let who = Who::of(&caller)?;
-        let asked = Asked::read(endpoint, body, who, caller.req.headers())?;
-        serve(&caller, asked).await
+        let headers = caller.req.headers();
+        let received = body::receive(&caller.state.bodies, headers, payload, MAX_CALL).await;
+        let received = received.map_err(Refusal::of_body)?;
+        let (who, said) = (Who::of(&caller)?, Said::of(headers));
+        let cache = caller.state.models.cache.clone();
+        let prepare = move |bytes| {
+            let asked = Asked::read(endpoint, bytes, who, said)?;
+            Ok::<_, Refusal>(asked.prepare(cache.as_ref()))
+        };
+        let (prepared, held) = received.parse(prepare).await.map_err(Refusal::of_body)?;
+        serve(&caller, prepared?.holding(held)).await
     };
     match outcome.await {
         Ok(served) => served.respond(),
@@ -153,42 +163,49 @@ pub(crate) async fn handle(
 }
 
 /// Answers a call, from the cache or by an upstream.
-pub(crate) async fn serve(caller: &Caller<'_>, asked: Asked) -> Result<Served, Refusal> {
+pub(crate) async fn serve(caller: &Caller<'_>, mut asked: Prepared) -> Result<Served, Refusal> {
     let models = &caller.state.models;
     let route = models
-        .route(&asked.call.model)
-        .ok_or_else(|| Refusal::unknown_model(&asked.call.model))?;
+        .route(&asked.model)
+        .ok_or_else(|| Refusal::unknown_model(&asked.model))?;
     let route = Arc::clone(route);
     let endpoint = asked.endpoint.as_str();
     let count = |outcome| models.metrics.call(endpoint, outcome);
-    let Some(cache) = &models.cache else {
-        count("bypass");
-        let lead = models.flights.passing();
-        return lead_fetch(caller, route, asked, lead, None, How::Bypass("off")).await;
+    let wishes = asked.said.wishes;
+    let ticket = std::mem::replace(&mut asked.ticket, Err("asked"));
+    let (cache, ticket) = match (&models.cache, ticket) {
+        (Some(cache), Ok(ticket)) => (cache, ticket),
+        (Some(_), Err(_)) if asked.said.only_if_cached => return Err(Refusal::not_cached()),
+        (_, why) => {
+            count("bypass");
+            let how = How::Bypass(why.err().unwrap_or("off"));
+            let lead = models.flights.passing();
+            return lead_fetch(caller, route, asked, lead, None, how).await;
+        }
     };
-    let mut ticket = match cache.look_up(&asked.call, asked.wishes).await {
+    let mut ticket = match cache.look_up_by(ticket, wishes).await {
         Lookup::Hit(cached) => {
             count("hit");
             return Ok(Served::cached(cached));
         }
-        Lookup::Bypass(_) if asked.only_if_cached => return Err(Refusal::not_cached()),
+        Lookup::Bypass(_) if asked.said.only_if_cached => return Err(Refusal::not_cached()),
         Lookup::Bypass(why) => {
             count("bypass");
             let (lead, how) = (models.flights.passing(), How::Bypass(why.as_str()));
             return lead_fetch(caller, route, asked, lead, None, how).await;
         }
-        Lookup::Miss(_) if asked.only_if_cached => return Err(Refusal::not_cached()),
+        Lookup::Miss(_) if asked.said.only_if_cached => return Err(Refusal::not_cached()),
         Lookup::Miss(ticket) => ticket,
     };
     let lead = loop {
         // A fetch that began before does not satisfy a call that wants a new answer.
-        if asked.wishes.no_cache || asked.wishes.max_age == Some(Duration::ZERO) {
+        if wishes.no_cache || wishes.max_age == Some(Duration::ZERO) {
             break models.flights.alone();
         }
         match models.flights.join(ticket.flight()) {
             Joined::Leads(lead) => {
                 // A fetch may have ended between the look and the joining.
-                if let Some(cached) = cache.look_again(&mut ticket, asked.wishes).await {
+                if let Some(cached) = cache.look_again(&mut ticket, wishes).await {
                     drop(lead);
                     count("hit");
                     return Ok(Served::cached(cached));
@@ -218,7 +235,7 @@ pub(crate) async fn serve(caller: &Caller<'_>, asked: Asked) -> Result<Served, R
 async fn lead_fetch(
     caller: &Caller<'_>,
     route: Arc<ModelRoute>,
-    asked: Asked,
+    asked: Prepared,
     lead: Lead<Head>,
     ticket: Option<Ticket>,
     how: How,

@@ -11,6 +11,7 @@ use crate::{
     admin,
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
+    body::Bodies,
     config::Config,
     ingress::Mark,
     limit::Limiter,
@@ -166,6 +167,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     UpstreamMetrics::register(&mut registry, move || state::loads(&watched.0, &watched.1));
     let state = Arc::new(State {
         models,
+        bodies: Bodies::new(config.server.max_parsed_bodies, config.server.workers),
         agent_metrics: AgentMetrics::new(&mut registry),
         event_streams: Arc::new(Semaphore::new(admin::MAX_STREAMS)),
         agents,

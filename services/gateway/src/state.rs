@@ -4,6 +4,7 @@ use crate::{
     access::AccessLog,
     agents::AddressPolicy,
     auth::{Authenticator, FailureBudget},
+    body::Bodies,
     config::Config,
     ingress::Mark,
     limit::Limiter,
@@ -44,6 +45,8 @@ pub(crate) struct State {
     pub(crate) cache_metrics: CacheMetrics,
     pub(crate) registry: Arc<Registry>,
     pub(crate) redis: Option<RedisPool>,
+    /// What bodies that are read here may hold together.
+    pub(crate) bodies: Arc<Bodies>,
     pub(crate) models: Models,
     pub(crate) agents: AgentRegistry,
     /// Where agents may listen.

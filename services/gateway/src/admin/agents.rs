@@ -1,5 +1,6 @@
 //! `/agents`: registers, lists, finds, heartbeats and removes agents.
 
+use super::posted::Posted;
 use crate::{problem::problem, state::State};
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -121,10 +122,10 @@ fn answer(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     ),
     security((), ("token" = []))
 )]
-pub(super) async fn register(state: web::Data<State>, body: Bytes) -> HttpResponse {
-    let agent = match serde_json::from_slice::<Registration>(&body) {
+pub(super) async fn register(state: web::Data<State>, body: Posted) -> HttpResponse {
+    let agent = match body.json::<Registration>().await {
         Ok(agent) => agent,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(refused) => return refused,
     };
     if let Err(what) = crate::agents::check_metadata(&agent.metadata, &state.agent_addresses) {
         return problem(StatusCode::BAD_REQUEST, &what);
@@ -295,16 +296,16 @@ pub(super) struct Heartbeat {
 pub(super) async fn heartbeat(
     state: web::Data<State>,
     id: web::Path<String>,
-    body: Bytes,
+    body: Posted,
 ) -> HttpResponse {
     let heartbeat = if body.is_empty() {
         Ok(None)
     } else {
-        serde_json::from_slice::<Option<Heartbeat>>(&body)
+        body.json::<Option<Heartbeat>>().await
     };
     let heartbeat = match heartbeat {
         Ok(heartbeat) => heartbeat.unwrap_or_default(),
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(refused) => return refused,
     };
     match state.agents.heartbeat(&id, heartbeat.status).await {
         Ok(()) => HttpResponse::NoContent().finish(),

@@ -1,5 +1,6 @@
 //! `POST /purge`
 
+use super::posted::Posted;
 use crate::{config::duration, problem::problem, state::State};
 use actix_web::{
     HttpResponse,
@@ -114,19 +115,19 @@ impl Options {
 pub(super) async fn purge(
     state: web::Data<State>,
     options: web::Query<Options>,
-    body: web::Bytes,
+    body: Posted,
 ) -> HttpResponse {
     let wait = match options.wait() {
         Ok(wait) => wait,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
     };
     let soft;
-    let purges = match serde_json::from_slice::<PurgeRequest>(&body) {
+    let purges = match body.json::<PurgeRequest>().await {
         Ok(request) => {
             soft = request.soft;
             request.purges()
         }
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(refused) => return refused,
     };
     let purges = match purges {
         Ok(purges) => purges,

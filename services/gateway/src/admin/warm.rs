@@ -1,5 +1,6 @@
 //! `POST /warm`, and how far it is.
 
+use super::posted::Posted;
 use crate::{
     problem::problem,
     state::State,
@@ -56,11 +57,12 @@ impl WarmRequest {
     }
 }
 
-pub(super) async fn begin(state: web::Data<State>, body: web::Bytes) -> HttpResponse {
-    let order = serde_json::from_slice::<WarmRequest>(&body)
-        .map_err(|error| error.to_string())
-        .and_then(WarmRequest::order);
-    let order = match order {
+pub(super) async fn begin(state: web::Data<State>, body: Posted) -> HttpResponse {
+    let request = match body.json::<WarmRequest>().await {
+        Ok(request) => request,
+        Err(refused) => return refused,
+    };
+    let order = match request.order() {
         Ok(order) => order,
         Err(what) => return problem(StatusCode::BAD_REQUEST, &what),
     };

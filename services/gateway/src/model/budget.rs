@@ -12,7 +12,7 @@ mod shared;
 
 use super::Refusal;
 use crate::{config::ModelLimitsConfig, limit::Subject};
-use local::Local;
+use local::{Local, Place};
 use shared::Shared;
 use std::sync::Arc;
 use weaver_pool::RedisPool;
@@ -56,12 +56,14 @@ impl Budgets {
         tokens: u64,
     ) -> Result<Reservation, Refusal> {
         let inner = &*self.0;
-        let here = inner.local.reserve(&subject, tokens);
+        let (place, here) = inner.local.reserve(&subject, tokens);
+        // The others may let through what this node alone would not.
+        let reserved_here = if here.is_ok() { tokens } else { 0 };
         let reserved = match &inner.shared {
             Some(shared) => match shared.reserve(&subject, tokens).await {
                 Ok(everywhere) => {
                     if everywhere.is_err() && here.is_ok() {
-                        inner.local.charge(&subject, -(tokens as f64), 0.0);
+                        inner.local.charge(place, &subject, -(tokens as f64), 0.0);
                     }
                     everywhere
                 }
@@ -76,6 +78,8 @@ impl Budgets {
         Ok(Reservation {
             budgets: self.clone(),
             subject,
+            place,
+            reserved_here,
             reserved: tokens,
         })
     }
@@ -90,15 +94,19 @@ impl Budgets {
 pub(super) struct Reservation {
     budgets: Budgets,
     subject: Subject,
+    /// Of this node's own buckets.
+    place: Place,
+    reserved_here: u64,
     reserved: u64,
 }
 
 impl Reservation {
     /// Takes what it has cost in its place.
     pub(super) async fn settle(self, tokens: u64, cost: f64) {
-        let more = tokens as f64 - self.reserved as f64;
         let inner = &*self.budgets.0;
-        inner.local.charge(&self.subject, more, cost);
+        let here = tokens as f64 - self.reserved_here as f64;
+        inner.local.charge(self.place, &self.subject, here, cost);
+        let more = tokens as f64 - self.reserved as f64;
         if let Some(shared) = &inner.shared
             && let Err(error) = shared.charge(&self.subject, more, cost).await
         {

@@ -148,13 +148,14 @@ pub(super) fn expected(endpoint: Endpoint, items: u64, limited: bool) -> Expecte
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Said;
     use crate::model::Who;
     use actix_web::http::header::HeaderMap;
     use serde_json::json;
 
     fn of(endpoint: Endpoint, body: &Value) -> Expected {
         let body = body.to_string().into();
-        let asked = Asked::read(endpoint, body, Who::Nobody, &HeaderMap::new()).unwrap();
+        let asked = Asked::read(endpoint, body, Who::Nobody, Said::of(&HeaderMap::new())).unwrap();
         Expected::of(&asked)
     }
 

@@ -3,10 +3,7 @@
 //! It runs on the worker of the call that began it, whose client it uses, and goes on without that
 //! call's client where the answer is to be recorded.
 
-use super::{
-    Caller, ModelRoute, Refusal, budget::Reservation, complete::Expected, record, request,
-    served::Head,
-};
+use super::{Caller, ModelRoute, Refusal, budget::Reservation, record, request, served::Head};
 use crate::{
     config::ModelKey,
     convert,
@@ -41,7 +38,7 @@ pub(super) struct Fill {
     pub(super) fields: http::HeaderMap,
     pub(super) state: Arc<State>,
     pub(super) route: Arc<ModelRoute>,
-    pub(super) asked: super::Asked,
+    pub(super) asked: super::Prepared,
     pub(super) ticket: Option<Ticket>,
     pub(super) reservation: Option<Reservation>,
     pub(super) request_id: HeaderValue,
@@ -60,7 +57,7 @@ type Reply = oneshot::Sender<Result<Head, Refusal>>;
 /// The fields of a call's request to the upstream, but for its Host.
 pub(super) fn call_fields(
     caller: &Caller<'_>,
-    asked: &super::Asked,
+    asked: &super::Prepared,
     key: Option<&ModelKey>,
 ) -> http::HeaderMap {
     let mut fields = fields(caller, key);
@@ -180,7 +177,7 @@ impl Fill {
                     0
                 };
                 if let Some(reservation) = self.reservation.take() {
-                    let price = self.state.models.price(&self.asked.call.model);
+                    let price = self.state.models.price(&self.asked.model);
                     let completion = 0;
                     let cost = price.map_or(0.0, |price| price.of(Usage { prompt, completion }));
                     reservation.settle(prompt, cost).await;
@@ -198,8 +195,13 @@ impl Fill {
         drop(in_flight);
         let took = began.elapsed();
         let whole = lead.whole();
-        let body = whole.as_deref().unwrap_or(&seen.beginning);
-        let finding = record::inspect(&media_type, body, Expected::of(&self.asked));
+        let body = whole.clone().unwrap_or_else(|| seen.beginning.freeze());
+        let (kind, expected) = (media_type.clone(), self.asked.expected);
+        let body_length = body.len();
+        let inspect = move || record::inspect(&kind, &body, expected);
+        let inspected = self.state.bodies.work(body_length, inspect).await;
+        // What was not looked at is not recorded, and costs what its length says.
+        let finding = inspected.unwrap_or_default();
         let usage = self.settle(is_ok, &finding, seen.total, took).await;
         if !came {
             // Dropped before its end: those who read find it broken.
@@ -357,7 +359,7 @@ impl Fill {
             },
         };
         let models = &self.state.models;
-        let price = models.price(&self.asked.call.model);
+        let price = models.price(&self.asked.model);
         let cost = price.map_or(0.0, |price| price.of(usage));
         models
             .metrics

@@ -1,7 +1,7 @@
 //! Refusals, in the form that OpenAI's clients understand.
 
 use super::served::Head;
-use crate::problem;
+use crate::{body::BodyError, problem};
 use actix_web::{
     HttpResponse,
     http::{
@@ -24,6 +24,8 @@ pub(crate) struct Refusal {
     retry_after: Option<u64>,
     /// The methods that are answered, where this one is not.
     allow: Option<&'static str>,
+    /// Why the body was not read, if it was not.
+    body: Option<Box<BodyError>>,
 }
 
 impl Refusal {
@@ -36,6 +38,7 @@ impl Refusal {
             param: None,
             retry_after: None,
             allow: None,
+            body: None,
         }
     }
 
@@ -56,24 +59,30 @@ impl Refusal {
         }
     }
 
-    pub(super) fn no_list() -> Self {
-        let message = "no upstream of models listed what it has";
-        Self::new(StatusCode::BAD_GATEWAY, "api_error", message)
+    /// `is_any_up`: whether there was an upstream to ask.
+    pub(super) fn no_list(is_any_up: bool) -> Self {
+        let (status, message) = if is_any_up {
+            let message = "no upstream of models listed what it has";
+            (StatusCode::BAD_GATEWAY, message)
+        } else {
+            let message = "no upstream of models is online";
+            (StatusCode::SERVICE_UNAVAILABLE, message)
+        };
+        Self::new(status, "api_error", message)
     }
 
-    pub(super) fn slow() -> Self {
-        let status = StatusCode::REQUEST_TIMEOUT;
-        Self::new(
-            status,
-            "invalid_request_error",
-            "the call did not come in time",
-        )
-    }
-
-    pub(super) fn too_large(most: usize) -> Self {
-        let message = format!("a call has at most {most} bytes");
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Self::new(status, "invalid_request_error", message)
+    /// The body is not read.
+    pub(crate) fn of_body(error: BodyError) -> Self {
+        let kind = if error.status().is_server_error() {
+            "api_error"
+        } else {
+            "invalid_request_error"
+        };
+        let refusal = Self::new(error.status(), kind, error.message());
+        Self {
+            body: Some(Box::new(error)),
+            ..refusal
+        }
     }
 
     pub(super) fn unknown_model(model: &str) -> Self {
@@ -168,6 +177,9 @@ impl Refusal {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(error) = &self.body {
+            error.put_fields(headers);
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -4,20 +4,15 @@ use super::{Refusal, Who};
 use actix_web::{
     HttpRequest,
     http::{Method, header::HeaderMap},
-    web,
 };
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::time::Duration;
-use tokio::time::timeout;
 use weaver_cache::policy::{Headers, directives::RequestDirectives};
 use weaver_model_cache::{Call, Kind, Wishes};
 
 /// Bytes of a token, roughly, where nobody has counted.
 pub(super) const BYTES_PER_TOKEN: u64 = 4;
-/// Between two pieces of a call.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What a call says of itself and the answer does not depend on.
 const ASIDE: [&str; 3] = ["user", "safety_identifier", "prompt_cache_key"];
 
@@ -64,8 +59,7 @@ pub(crate) struct Asked {
     /// What goes to the upstream.
     pub(super) body: Bytes,
     pub(crate) call: Call,
-    pub(crate) wishes: Wishes,
-    pub(super) only_if_cached: bool,
+    pub(super) said: Said,
     /// Tokens of what is asked, by its length.
     pub(super) prompt_estimate: u64,
 }
@@ -78,19 +72,40 @@ impl Headers for Fields<'_> {
     }
 }
 
+/// What a request wants of the cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    pub(super) wishes: Wishes,
+    pub(super) only_if_cached: bool,
+}
+
+impl Said {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let said = RequestDirectives::of(&Fields(headers));
+        Self {
+            wishes: Wishes {
+                no_cache: said.no_cache,
+                no_store: said.no_store,
+                max_age: said.max_age.map(Duration::from_secs),
+            },
+            only_if_cached: said.only_if_cached,
+        }
+    }
+}
+
 impl Asked {
     pub(crate) fn read(
         endpoint: Endpoint,
         body: Bytes,
         who: Who,
-        headers: &HeaderMap,
+        said: Said,
     ) -> Result<Self, Refusal> {
         let value: Value = serde_json::from_slice(&body)
             .map_err(|error| Refusal::bad_request(None, format!("the body is no JSON: {error}")))?;
         let Value::Object(members) = value else {
             return Err(Refusal::bad_request(None, "the body is no JSON object"));
         };
-        Self::of(endpoint, body, members, who, headers)
+        Self::of(endpoint, body, members, who, said)
     }
 
     /// Of members that stand in `body`.
@@ -99,7 +114,7 @@ impl Asked {
         body: Bytes,
         mut members: Map<String, Value>,
         who: Who,
-        headers: &HeaderMap,
+        said: Said,
     ) -> Result<Self, Refusal> {
         let model = match members.remove("model") {
             Some(Value::String(model)) if !model.is_empty() => model,
@@ -120,7 +135,6 @@ impl Asked {
         }
         let who = who.or_named(members.get("user").and_then(Value::as_str));
         members.retain(|name, _| !ASIDE.contains(&name.as_str()));
-        let said = RequestDirectives::of(&Fields(headers));
         Ok(Self {
             endpoint,
             prompt_estimate: length(&query) / BYTES_PER_TOKEN + 1,
@@ -135,12 +149,7 @@ impl Asked {
                 parameters: members,
                 user: who.key(),
             },
-            wishes: Wishes {
-                no_cache: said.no_cache,
-                no_store: said.no_store,
-                max_age: said.max_age.map(Duration::from_secs),
-            },
-            only_if_cached: said.only_if_cached,
+            said,
             body,
         })
     }
@@ -193,31 +202,14 @@ pub(super) fn only_post(req: &HttpRequest) -> Result<(), Refusal> {
     }
 }
 
-/// The whole body, up to a limit.
-pub(crate) async fn read(mut payload: web::Payload, most: usize) -> Result<Bytes, Refusal> {
-    let mut whole = BytesMut::new();
-    loop {
-        let piece = timeout(PATIENCE, payload.next()).await;
-        let Some(piece) = piece.map_err(|_| Refusal::slow())? else {
-            break;
-        };
-        let piece =
-            piece.map_err(|_| Refusal::bad_request(None, "the body of the request broke off"))?;
-        if whole.len() + piece.len() > most {
-            return Err(Refusal::too_large(most));
-        }
-        whole.extend_from_slice(&piece);
-    }
-    Ok(whole.freeze())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn asked(endpoint: Endpoint, body: &Value, headers: &HeaderMap) -> Result<Asked, Refusal> {
-        Asked::read(endpoint, body.to_string().into(), Who::default(), headers)
+        let said = Said::of(headers);
+        Asked::read(endpoint, body.to_string().into(), Who::default(), said)
     }
 
     #[test]
@@ -266,7 +258,8 @@ mod tests {
         headers.insert(actix_web::http::header::CACHE_CONTROL, value);
         let input = json!({ "model": "m", "input": "x" });
         let read = asked(Endpoint::Embedding, &input, &headers).unwrap();
-        assert!(read.wishes.no_cache && !read.wishes.no_store);
-        assert_eq!(read.wishes.max_age, Some(Duration::from_secs(5)));
+        let wishes = read.said.wishes;
+        assert!(wishes.no_cache && !wishes.no_store);
+        assert_eq!(wishes.max_age, Some(Duration::from_secs(5)));
     }
 }

@@ -222,11 +222,17 @@ impl Upstreams {
         })
     }
 
-    /// An upstream for a request of the gateway's own, which no limit holds back.
-    pub(crate) fn choose(&self) -> Option<(Arc<Upstream>, InFlight)> {
-        let best = self.best(&[])?;
-        let in_flight = InFlight::new(&best, None);
-        Some((best, in_flight))
+    /// All that are neither ejected nor unhealthy, for a question of the gateway's own to each of them; the
+    /// ejected ones where there are no others.
+    pub(crate) fn live(&self) -> Vec<Arc<Upstream>> {
+        let (now, all) = (self.now(), self.all.load());
+        let healthy = all
+            .iter()
+            .filter(|upstream| !upstream.unhealthy.load(Ordering::Relaxed));
+        let (live, ejected): (Vec<_>, Vec<_>) = healthy
+            .cloned()
+            .partition(|upstream| upstream.ejected_until.load(Ordering::Relaxed) <= now);
+        if live.is_empty() { ejected } else { live }
     }
 
     /// The least loaded upstream that is neither ejected, unhealthy nor already `tried`; an ejected

@@ -31,8 +31,6 @@ use weaver_cache::ResponseCache;
 
 /// Connections to the admin port at once: probes, a scraper, operators, followers of events.
 const MAX_ADMIN_CONNECTIONS: usize = 1024;
-/// Bytes of a body on the admin port, where an endpoint does not say otherwise.
-const MAX_ADMIN_BODY: usize = 1 << 20;
 
 pub(super) fn public(
     listener: TcpListener,
@@ -143,7 +141,6 @@ pub(super) fn admin(listener: TcpListener, state: Arc<State>) -> anyhow::Result<
             async move {
                 let app = App::new()
                     .app_data(web::Data::from(state))
-                    .app_data(web::PayloadConfig::new(MAX_ADMIN_BODY))
                     .configure(admin::routes);
                 let app = map_config(app.into_factory(), |_| AppConfig::default());
                 let service = Rc::new(app.new_service(()).await?);

@@ -12,6 +12,7 @@ mod failover;
 mod methods;
 mod middleware;
 mod models;
+mod names;
 mod nodes;
 mod operations;
 mod parts;

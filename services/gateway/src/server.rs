@@ -12,7 +12,7 @@ use crate::{
     ingress::{Ingress, Mark},
     limit::Limiter,
     model::Models,
-    proxy::Clients,
+    proxy::{Clients, Names},
     routes::Routes,
     state::{self, State},
     warm::Warmer,
@@ -172,6 +172,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         auth: Authenticator::new(&config.auth)?,
         admin_failures: FailureBudget::new(config.auth.failures_per_minute),
         agent_addresses: Arc::new(AddressPolicy::new(&config.agent_allow)),
+        names: Names::new(&config.server.dns),
         limiter: Limiter::new(&config.rate_limit),
         cache: RwLock::new(None),
         registry: Arc::new(registry),
@@ -258,7 +259,7 @@ fn serve_public(
             let (state, cache) = (Arc::clone(&state), cache.clone());
             let (budget, draining) = (Arc::clone(&budget), draining.clone());
             async move {
-                let clients = Clients::new(&state.config, &state.agent_addresses);
+                let clients = Clients::new(&state.config, &state.agent_addresses, &state.names);
                 let app = App::new()
                     .app_data(web::Data::from(Arc::clone(&state)))
                     .app_data(web::Data::new(clients))

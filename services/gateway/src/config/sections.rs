@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+    /// Name servers for the names of upstreams; empty is the system's.
+    pub dns: Vec<SocketAddr>,
     /// Whether TRACE is forwarded.
     pub trace: bool,
     /// What becomes of requests whose client has closed its side of the connection.
@@ -302,6 +304,7 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 ("all", SecurityHeaders::All),
             ],
         ),
+        dns: section.parsed_list("dns", name_server).unwrap_or_default(),
         trace: section.flag("trace", false),
         half_close: section.choice(
             "half_close",
@@ -311,6 +314,14 @@ fn server(mut section: Section<'_>) -> ServerConfig {
     };
     section.finish();
     server
+}
+
+/// An address of a name server, whose port is 53 unless it is said.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let at_53 = |address: std::net::IpAddr| SocketAddr::new(address, 53);
+    text.parse()
+        .or_else(|_| text.parse().map(at_53))
+        .map_err(|_| format!("{text:?} is not an address such as 10.0.0.2 or 10.0.0.2:53"))
 }
 
 fn network(text: &str) -> Result<(std::net::IpAddr, u8), String> {

@@ -68,7 +68,12 @@ async fn ask(
     fields: http::HeaderMap,
 ) -> Option<Vec<Value>> {
     let (upstream, _in_flight) = route.upstreams.choose()?;
-    let request = fill::request(&upstream.base, "/v1/models", fields, RequestBody::Empty)?;
+    let request = fill::request(
+        upstream.endpoint.dialled(),
+        "/v1/models",
+        fields,
+        RequestBody::Empty,
+    )?;
     let response = client.request(request).await.ok()?;
     if response.status() != http::StatusCode::OK {
         return None;

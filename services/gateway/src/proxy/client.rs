@@ -1,6 +1,6 @@
 //! One worker's HTTP clients.
 
-use super::{body::RequestBody, resolver::Resolver};
+use super::{body::RequestBody, connector::Connector, names::Names, resolver::Resolver};
 use crate::{
     agents::AddressPolicy,
     config::{Config, Destination},
@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, RequestBody>;
+pub(crate) type HttpClient = Client<HttpsConnector<Connector>, RequestBody>;
 
 /// Idle connections to one upstream that a worker keeps.
 const MAX_IDLE: usize = 128;
@@ -37,7 +37,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(config: &Config, policy: &Arc<AddressPolicy>) -> Self {
+    pub(crate) fn new(config: &Config, policy: &Arc<AddressPolicy>, names: &Names) -> Self {
         let routes = config.routes.iter();
         let routes = routes.map(|route| (&route.to, route.connect_timeout));
         let models = config.models.iter();
@@ -49,7 +49,7 @@ impl Clients {
                 Destination::Agent(_) => &mut of_agents,
                 Destination::Upstreams(_) => &mut by_connect_timeout,
             };
-            let resolver = Resolver::of(to, policy);
+            let resolver = Resolver::of(to, policy, names);
             clients
                 .entry(timeout)
                 .or_insert_with(|| client(timeout, resolver, max_head));
@@ -57,7 +57,7 @@ impl Clients {
         Self {
             by_connect_timeout,
             of_agents,
-            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited(), max_head),
+            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited(names), max_head),
             max_head,
         }
     }
@@ -87,7 +87,7 @@ pub(super) fn client(connect_timeout: Duration, resolver: Resolver, max_head: u6
         .with_webpki_roots()
         .https_or_http()
         .enable_http1()
-        .wrap_connector(connector);
+        .wrap_connector(Connector(connector));
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())

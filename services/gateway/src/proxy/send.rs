@@ -112,7 +112,7 @@ pub(crate) async fn forward(
         let this_body = body.clone().map_or(RequestBody::Empty, RequestBody::Pieces);
         let retries_left = tried.len() < config.retries as usize;
         let strip = config.strip_prefix.as_deref();
-        let url = (upstream.base.as_str(), strip);
+        let url = (upstream.endpoint.dialled(), strip);
         if context.canonical.ambiguous && (strip.is_some() || target::has_path(url.0)) {
             // A dot segment would lead out of the upstream's path.
             let what = "the path of the request can be read in several ways";

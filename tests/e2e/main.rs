@@ -24,6 +24,7 @@ mod rules;
 mod search;
 mod truncation;
 mod upstream_paths;
+mod upstream_tls;
 mod variants;
 mod warm;
 

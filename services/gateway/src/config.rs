@@ -14,7 +14,7 @@ pub use sections::{
     AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig, AuthMode, CorsConfig,
     Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey, LogFormat, ModelKey,
     ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache, RouteConfig, SecurityHeaders,
-    ServerConfig, TelemetryConfig, WarmConfig,
+    ServerConfig, TelemetryConfig, UpstreamTls, WarmConfig,
 };
 pub use source::{Environment, Faults};
 pub(crate) use values::duration;
@@ -56,6 +56,8 @@ pub struct Config {
     pub agents: RegistryConfig,
     /// `agents.allow`
     pub agent_allow: AgentAllow,
+    /// `[upstream_tls]`
+    pub upstream_tls: UpstreamTls,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[[routes]]`, the longest path first.

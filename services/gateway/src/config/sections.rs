@@ -13,6 +13,7 @@ mod memory;
 mod models;
 mod redis;
 mod routes;
+mod upstream_tls;
 mod warm;
 
 pub use agents::AgentAllow;
@@ -20,6 +21,7 @@ pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::origin as routes_origin;
 pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
+pub use upstream_tls::UpstreamTls;
 pub use warm::WarmConfig;
 
 /// `[server]`
@@ -178,21 +180,29 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     }
     let auth = auth::read(root.section("auth"));
     let (agents, agent_allow) = agents::read(root.section("agents"));
+    let shared_tls = upstream_tls::shared(root.section("upstream_tls"));
     let redis_section = root.section("redis");
-    let redis = redis::read(redis_section);
+    let mut redis = redis::read(redis_section);
+    // One trust store for all, unless Redis has its own.
+    if let Some(tls) = redis.as_mut().and_then(|redis| redis.tls.as_mut())
+        && tls.ca.is_none()
+    {
+        tls.ca = shared_tls.ca().map(Into::into);
+    }
     let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
     cache.key_headers.clone_from(&server.trusted_fields);
     cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
-    let routes = routes::read(root.tables("routes"), root);
+    let routes = routes::read(root.tables("routes"), root, &shared_tls);
     Config {
         warnings: warnings(&auth, &cache, &routes),
         cors: cors(root.section("cors")),
         rate_limit: rate_limit(root.section("rate_limit")),
         warm: warm::read(root.section("warm")),
         ask: models::ask(root.section("ask")),
-        models: models::models(root.tables("models"), !admin.token.is_empty()),
+        models: models::models(root.tables("models"), &shared_tls, !admin.token.is_empty()),
         model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
         model_limits: models::limits(root.section("model_limits")),
+        upstream_tls: shared_tls.tls(),
         agents,
         agent_allow,
         telemetry: telemetry(root.section("telemetry")),

@@ -25,9 +25,11 @@ pub(crate) async fn list(caller: Caller<'_>) -> HttpResponse {
         return refusal.respond();
     }
     let asked = caller.state.models.all().iter().map(|route| {
-        let client = caller
-            .clients
-            .of(&route.config.to, route.config.connect_timeout);
+        let client = caller.clients.of(
+            &route.config.to,
+            route.config.connect_timeout,
+            &route.config.tls,
+        );
         let fields = fill::fields(&caller, route.config.key.as_ref());
         async move {
             let asked = timeout(PATIENCE, ask(client, route, fields)).await;

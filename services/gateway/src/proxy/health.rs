@@ -18,7 +18,7 @@ pub(crate) async fn check(
         return;
     };
     let resolver = Resolver::of(&route.config.to, policy, names);
-    let client = client(config.timeout, resolver, max_head);
+    let client = client(config.timeout, resolver, &route.config.tls, max_head);
     let mut ticks = interval(config.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -121,7 +121,7 @@ pub(crate) async fn forward(
         let Some(request) = request(req, &method, url, fields.clone(), this_body) else {
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
-        let client = clients.of(&config.to, config.connect_timeout);
+        let client = clients.of(&config.to, config.connect_timeout, &config.tls);
         let began = std::time::Instant::now();
         let sending = send(client, request, config.first_byte_timeout, &progress, req);
         let sent = hold_while_sending(sending, &progress, &mut in_flight).await;

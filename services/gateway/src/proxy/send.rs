@@ -135,7 +135,7 @@ pub(crate) async fn forward(
                 }
                 in_flight.stop_counting();
                 if let Some(payload) = payload.filter(|_| is_switch(&response)) {
-                    return tunnel::open(response, payload, in_flight);
+                    return tunnel::open(response, payload, config.tunnel_idle_timeout, in_flight);
                 }
                 let limit = config.between_bytes_timeout;
                 return respond(response, size, limit, in_flight);

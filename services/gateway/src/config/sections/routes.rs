@@ -64,6 +64,8 @@ pub struct RouteConfig {
     pub first_byte_timeout: Duration,
     /// Between two pieces of a body.
     pub between_bytes_timeout: Duration,
+    /// How long a WebSocket may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
     /// Further attempts for an idempotent request; 0 to 5.
     pub retries: u32,
     /// Failures in a row after which an upstream is left out.
@@ -232,6 +234,11 @@ fn route(mut section: Section<'_>, shared_tls: &upstream_tls::Shared) -> Option<
         between_bytes_timeout: section.duration(
             "between_bytes_timeout",
             Duration::from_secs(60),
+            least,
+        ),
+        tunnel_idle_timeout: section.duration(
+            "tunnel_idle_timeout",
+            Duration::from_secs(3600),
             least,
         ),
         retries: section.number("retries", 1, 0..=5),

@@ -1,4 +1,4 @@
-use crate::{client, ok};
+use crate::{client, eventually, ok};
 use anyhow::Result;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -265,6 +265,72 @@ async fn a_websocket_is_a_tunnel() -> Result<()> {
         timeout(wait, stream.read_exact(&mut answer)).await??;
         assert_eq!(&answer, expected);
     }
+    Ok(())
+}
+
+/// An upstream that switches to WebSocket, says hello, and then keeps the connection whatever comes.
+async fn stubborn() -> Result<Origin> {
+    Origin::start(|_, mut stream| async move {
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello";
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        std::future::pending::<()>().await;
+        Some(stream)
+    })
+    .await
+}
+
+/// A client's end of a WebSocket, after the upstream's hello.
+async fn websocket(gateway: &Gateway) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).await?;
+    let request = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\nsec-websocket-version: 13\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"hello") {
+        seen.push(timeout(Duration::from_secs(5), stream.read_u8()).await??);
+    }
+    Ok(stream)
+}
+
+async fn in_flight(gateway: &Gateway, count: u8) -> bool {
+    let line = format!("weaver_upstream_in_flight{{route=\"origin\"}} {count}");
+    let answer = client().get(gateway.admin_url("/metrics")).send().await;
+    let Ok(answer) = answer else { return false };
+    let text = answer.text().await.unwrap_or_default();
+    text.lines().any(|known| known == line)
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_silent_for_too_long_is_closed() -> Result<()> {
+    let origin = stubborn().await?;
+    let gateway = Gateway::start(&origin.route("tunnel_idle_timeout = \"1500ms\"")).await?;
+    let mut stream = websocket(&gateway).await?;
+    // What comes from one side keeps it open.
+    for _ in 0..4 {
+        sleep(Duration::from_millis(500)).await;
+        stream.write_all(b"x").await?;
+    }
+    assert!(in_flight(&gateway, 1).await);
+    let end = timeout(Duration::from_secs(5), stream.read_u8()).await?;
+    assert!(end.is_err(), "{end:?}");
+    eventually("the upstream is left", async || {
+        in_flight(&gateway, 0).await
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_websocket_ends_with_its_client_whatever_the_upstream_does() -> Result<()> {
+    let origin = stubborn().await?;
+    let gateway = Gateway::start(&origin.route("")).await?;
+    let stream = websocket(&gateway).await?;
+    assert!(in_flight(&gateway, 1).await);
+    stream.set_zero_linger()?;
+    drop(stream);
+    eventually("the upstream is left", async || {
+        in_flight(&gateway, 0).await
+    })
+    .await;
     Ok(())
 }
 

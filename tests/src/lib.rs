@@ -8,6 +8,7 @@
     reason = "a test that cannot have a port or a directory cannot go on"
 )]
 
+mod dns;
 mod gateway;
 mod model;
 mod nginx;
@@ -19,6 +20,7 @@ mod redis;
 mod sentinel;
 mod splitter;
 
+pub use dns::NameServer;
 pub use gateway::Gateway;
 pub use model::SampleModel;
 pub use nginx::Nginx;

@@ -188,7 +188,7 @@ impl Line {
         if let Some(context) = self.upstream.take()
             && let Some((upstream, took)) = &*context.upstream.0.borrow()
         {
-            record.upstream = Some(upstream.base.clone());
+            record.upstream = Some(upstream.endpoint.dialled().to_owned());
             record.upstream_seconds = Some(took.as_secs_f64());
         }
         let own = match self.log.format {

@@ -8,7 +8,11 @@ mod address;
 
 pub(crate) use address::AddressPolicy;
 
-use crate::{config::Destination, proxy::Upstreams, state::State};
+use crate::{
+    config::Destination,
+    proxy::{Endpoint, Upstreams},
+    state::State,
+};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use weaver_registry::{AgentInfo, AgentStatus, Query};
@@ -94,13 +98,13 @@ pub(crate) fn check_metadata(
 }
 
 /// Where an agent listens, and whether it is busy; `None` if it takes no work.
-fn upstream(agent: &AgentInfo, policy: &AddressPolicy) -> Option<(String, bool)> {
+fn upstream(agent: &AgentInfo, policy: &AddressPolicy) -> Option<(Endpoint, bool)> {
     if !matches!(agent.status, AgentStatus::Online | AgentStatus::Busy) {
         return None;
     }
     let url = agent.metadata.get("url")?.as_str()?;
     match policy.base(url) {
-        Ok(base) => Some((base, agent.status == AgentStatus::Busy)),
+        Ok(base) => Some((Endpoint::of(&base), agent.status == AgentStatus::Busy)),
         Err(fault) => {
             tracing::warn!(agent = agent.agent_id, fault, "the url of an agent");
             None

@@ -16,7 +16,7 @@ pub use sections::{
     AccessLogFormat, AdminConfig, AgentAllow, AmbiguousPaths, ApiKey, AskConfig, AuthConfig,
     AuthMode, CorsConfig, Destination, GateConfig, HalfClose, HealthCheckConfig, JwtConfig, JwtKey,
     LogFormat, ModelKey, ModelLimitsConfig, ModelRouteConfig, RateLimitConfig, RouteCache,
-    RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig, WarmConfig,
+    RouteConfig, SecurityHeaders, ServerConfig, TelemetryConfig, UpstreamTls, WarmConfig,
 };
 pub(crate) use source::CONFIG as CONFIG_VARIABLE;
 pub use source::{Environment, Faults};
@@ -62,6 +62,8 @@ pub struct Config {
     pub agents: RegistryConfig,
     /// `agents.allow`
     pub agent_allow: AgentAllow,
+    /// `[upstream_tls]`
+    pub upstream_tls: UpstreamTls,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[[routes]]`, the longest path first.

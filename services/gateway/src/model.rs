@@ -256,7 +256,11 @@ async fn lead_fetch(
     let fill = Fill {
         client: caller
             .clients
-            .of(&route.config.to, route.config.connect_timeout)
+            .of(
+                &route.config.to,
+                route.config.connect_timeout,
+                &route.config.tls,
+            )
             .clone(),
         fields: fill::call_fields(caller, &asked, route.config.key.as_ref()),
         state: caller.state.clone().into_inner(),

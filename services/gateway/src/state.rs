@@ -9,7 +9,7 @@ use crate::{
     ingress::Mark,
     limit::Limiter,
     model::{ModelRoute, Models},
-    proxy::Upstreams,
+    proxy::{Names, Upstreams},
     routes::{Route, Routes},
     warm::Warmer,
 };
@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) agents: AgentRegistry,
     /// Where agents may listen.
     pub(crate) agent_addresses: Arc<AddressPolicy>,
+    /// Who resolves the names of upstreams.
+    pub(crate) names: Names,
     pub(crate) agent_metrics: AgentMetrics,
     /// Places for those who follow the agents' events.
     pub(crate) event_streams: Arc<Semaphore>,

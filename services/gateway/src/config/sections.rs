@@ -13,6 +13,7 @@ mod memory;
 mod models;
 mod redis;
 mod routes;
+mod upstream_tls;
 mod warm;
 
 pub use agents::AgentAllow;
@@ -20,6 +21,7 @@ pub use auth::{ApiKey, AuthConfig, AuthMode, JwtConfig, JwtKey};
 pub use models::{AskConfig, ModelKey, ModelLimitsConfig, ModelRouteConfig};
 pub(crate) use routes::origin as routes_origin;
 pub use routes::{Destination, GateConfig, HealthCheckConfig, RouteCache, RouteConfig};
+pub use upstream_tls::UpstreamTls;
 pub use warm::WarmConfig;
 
 /// `[server]`
@@ -68,6 +70,8 @@ pub struct ServerConfig {
     pub max_buffers: u64,
     /// Which responses get the security headers.
     pub security_headers: SecurityHeaders,
+    /// Name servers for the names of upstreams; empty is the system's.
+    pub dns: Vec<SocketAddr>,
     /// Whether TRACE is forwarded.
     pub trace: bool,
     /// What becomes of requests whose client has closed its side of the connection.
@@ -197,13 +201,20 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
     }
     let auth = auth::read(root.section("auth"));
     let (agents, agent_allow) = agents::read(root.section("agents"));
+    let shared_tls = upstream_tls::shared(root.section("upstream_tls"));
     let redis_section = root.section("redis");
-    let (redis, redis_ready_timeout) = redis::read(redis_section);
+    let (mut redis, redis_ready_timeout) = redis::read(redis_section);
+    // One trust store for all, unless Redis has its own.
+    if let Some(tls) = redis.as_mut().and_then(|redis| redis.tls.as_mut())
+        && tls.ca.is_none()
+    {
+        tls.ca = shared_tls.ca().map(Into::into);
+    }
     let mut cache = cache::read(root.section("cache"), &auth, redis.as_ref());
     cache.key_headers = key_headers(&server, &auth);
     cache.generated_fields = fields::GENERATED.map(str::to_owned).into();
-    let routes = routes::read(root.tables("routes"), root);
-    let models = models::models(root.tables("models"), !admin.token.is_empty());
+    let routes = routes::read(root.tables("routes"), root, &shared_tls);
+    let models = models::models(root.tables("models"), &shared_tls, !admin.token.is_empty());
     let ask = models::ask(root.section("ask"));
     let mut warnings = warnings(&auth, &cache, &routes);
     if routes.is_empty() && models.is_empty() && ask.upstream.is_none() {
@@ -222,6 +233,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Config {
         models,
         model_cache: models::cache(root.section("model_cache"), cache.identity_secret),
         model_limits: models::limits(root.section("model_limits")),
+        upstream_tls: shared_tls.tls(),
         agents,
         agent_allow,
         telemetry: telemetry(root.section("telemetry")),
@@ -358,6 +370,7 @@ fn server(mut section: Section<'_>) -> ServerConfig {
                 ("all", SecurityHeaders::All),
             ],
         ),
+        dns: section.parsed_list("dns", name_server).unwrap_or_default(),
         trace: section.flag("trace", false),
         half_close: section.choice(
             "half_close",
@@ -373,6 +386,14 @@ fn server(mut section: Section<'_>) -> ServerConfig {
     }
     section.finish();
     server
+}
+
+/// An address of a name server, whose port is 53 unless it is said.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let at_53 = |address: std::net::IpAddr| SocketAddr::new(address, 53);
+    text.parse()
+        .or_else(|_| text.parse().map(at_53))
+        .map_err(|_| format!("{text:?} is not an address such as 10.0.0.2 or 10.0.0.2:53"))
 }
 
 /// A name that a report can carry.

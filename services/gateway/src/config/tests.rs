@@ -496,3 +496,20 @@ fn the_prefix_that_is_stripped_is_one_of_the_route() {
         );
     }
 }
+
+#[test]
+fn redis_trusts_whom_upstreams_trust_unless_it_says_whom() {
+    let issued = rcgen::generate_simple_self_signed(vec!["h".to_owned()]).unwrap();
+    let file = std::env::temp_dir().join(format!("weaver-ca-{}.crt", std::process::id()));
+    std::fs::write(&file, issued.cert.pem()).unwrap();
+    let redis = |more: &str| {
+        let text = format!(
+            "[upstream_tls]\nca = {file:?}\n[redis]\nmode = \"standalone\"\ntls = true\n{more}"
+        );
+        parse(&text).unwrap().redis.unwrap().tls.unwrap().ca
+    };
+    let (shared, own) = (redis(""), redis("tls_ca = \"/own.crt\""));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(shared, Some(file));
+    assert_eq!(own, Some("/own.crt".into()));
+}

@@ -140,7 +140,8 @@ pub(super) fn request(
     body: RequestBody,
 ) -> Option<http::Request<RequestBody>> {
     let uri: http::Uri = url(base, path).parse().ok()?;
-    let host = http::HeaderValue::try_from(uri.authority()?.as_str()).ok()?;
+    let host = uri.authority()?.as_str().rsplit('@').next()?;
+    let host = http::HeaderValue::try_from(host).ok()?;
     let mut request = http::Request::new(body);
     *request.uri_mut() = uri;
     *request.headers_mut() = fields;
@@ -245,7 +246,7 @@ impl Fill {
             if tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
                 return Err(refuse(502, "no upstream could be reached"));
             }
-            let Some(request) = self.request(&upstream.base) else {
+            let Some(request) = self.request(upstream.endpoint.dialled()) else {
                 return Err(Refusal::internal());
             };
             let sent = send_own(
@@ -273,7 +274,7 @@ impl Fill {
             }
             drop(in_flight);
             failure.log(&Attempt {
-                upstream: &upstream.base,
+                upstream: upstream.endpoint.dialled(),
                 route: &config.name,
                 request_id: &self.request_id,
                 connect_timeout: config.connect_timeout,

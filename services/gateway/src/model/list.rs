@@ -46,14 +46,16 @@ pub(crate) async fn list(caller: Caller<'_>) -> HttpResponse {
     let is_any_up = !questions.is_empty();
     let asking = questions.into_iter().map(|(at, route, upstream)| {
         let (config, caller) = (&route.config, &caller);
-        let client = caller.clients.of(&config.to, config.connect_timeout);
+        let client = caller
+            .clients
+            .of(&config.to, config.connect_timeout, &config.tls);
         let fields = fill::fields(caller, config.key.as_ref());
         let max_head = caller.state.config.server.max_upstream_head;
         async move {
             let asked = ask_twice(client, route, &upstream, &fields, max_head);
             let models = timeout_at(until, asked).await.ok().flatten();
             if models.is_none() {
-                let (models, upstream) = (&config.name, &upstream.base);
+                let (models, upstream) = (&config.name, upstream.endpoint.dialled());
                 tracing::warn!(models, upstream, "an upstream did not list its models");
             }
             (at, models)
@@ -121,7 +123,12 @@ async fn ask(
     fields: http::HeaderMap,
     max_head: u64,
 ) -> Option<Vec<Value>> {
-    let request = fill::request(&upstream.base, "/v1/models", fields, RequestBody::Empty)?;
+    let request = fill::request(
+        upstream.endpoint.dialled(),
+        "/v1/models",
+        fields,
+        RequestBody::Empty,
+    )?;
     let response = match send_own(client, request, PATIENCE, max_head).await {
         Ok(response) => response,
         Err(failure) => {

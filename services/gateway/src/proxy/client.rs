@@ -1,18 +1,19 @@
 //! One worker's HTTP clients.
 
-use super::{body::RequestBody, resolver::Resolver};
+use super::{body::RequestBody, connector::Connector, names::Names, resolver::Resolver};
 use crate::{
     agents::AddressPolicy,
-    config::{Config, Destination},
+    config::{Config, Destination, UpstreamTls},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use rustls::{ClientConfig, pki_types::ServerName};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, RequestBody>;
+pub(crate) type HttpClient = Client<HttpsConnector<Connector>, RequestBody>;
 
 /// Idle connections to one upstream that a worker keeps.
 const MAX_IDLE: usize = 128;
@@ -26,49 +27,66 @@ pub(super) const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// response, used or not.
 const MAX_FIELDS: usize = 1024;
 
-/// Clients by their connect timeout, which belongs to the connector, and by whether they are for
-/// agents, whose addresses are limited.
+/// What clients differ by: the connect timeout, which belongs to the connector, whether they are for
+/// agents, whose addresses are limited, and TLS.
+type Kind = (Duration, bool, usize, Option<ServerName<'static>>);
+
+/// Clients by their kind.
 pub(crate) struct Clients {
-    by_connect_timeout: HashMap<Duration, HttpClient>,
-    of_agents: HashMap<Duration, HttpClient>,
+    by_kind: HashMap<Kind, HttpClient>,
     other: HttpClient,
     /// The largest head of a response.
     pub(super) max_head: u64,
 }
 
+fn kind(to: &Destination, connect_timeout: Duration, tls: &UpstreamTls) -> Kind {
+    // What is not configured by itself is the same object.
+    let client = Arc::as_ptr(tls.client()).addr();
+    let is_agent = matches!(to, Destination::Agent(_));
+    (
+        connect_timeout,
+        is_agent,
+        client,
+        tls.server_name().cloned(),
+    )
+}
+
 impl Clients {
-    pub(crate) fn new(config: &Config, policy: &Arc<AddressPolicy>) -> Self {
+    pub(crate) fn new(config: &Config, policy: &Arc<AddressPolicy>, names: &Names) -> Self {
         let routes = config.routes.iter();
-        let routes = routes.map(|route| (&route.to, route.connect_timeout));
+        let routes = routes.map(|route| (&route.to, route.connect_timeout, &route.tls));
         let models = config.models.iter();
-        let models = models.map(|route| (&route.to, route.connect_timeout));
+        let models = models.map(|route| (&route.to, route.connect_timeout, &route.tls));
         let max_head = config.server.max_upstream_head;
-        let (mut by_connect_timeout, mut of_agents) = (HashMap::new(), HashMap::new());
-        for (to, timeout) in routes.chain(models) {
-            let clients = match to {
-                Destination::Agent(_) => &mut of_agents,
-                Destination::Upstreams(_) => &mut by_connect_timeout,
-            };
-            let resolver = Resolver::of(to, policy);
-            clients
-                .entry(timeout)
-                .or_insert_with(|| client(timeout, resolver, max_head));
+        let mut by_kind = HashMap::new();
+        for (to, timeout, tls) in routes.chain(models) {
+            let resolver = Resolver::of(to, policy, names);
+            by_kind
+                .entry(kind(to, timeout, tls))
+                .or_insert_with(|| client(timeout, resolver, tls, max_head));
         }
+        let resolver = Resolver::unlimited(names);
         Self {
-            by_connect_timeout,
-            of_agents,
-            other: client(OTHER_CONNECT_TIMEOUT, Resolver::unlimited(), max_head),
+            by_kind,
+            other: client(
+                OTHER_CONNECT_TIMEOUT,
+                resolver,
+                &config.upstream_tls,
+                max_head,
+            ),
             max_head,
         }
     }
 
     /// The client for a destination of a route or model.
-    pub(crate) fn of(&self, to: &Destination, connect_timeout: Duration) -> &HttpClient {
-        match to {
-            Destination::Agent(_) => self.of_agents.get(&connect_timeout),
-            Destination::Upstreams(_) => self.by_connect_timeout.get(&connect_timeout),
-        }
-        .unwrap_or(&self.other)
+    pub(crate) fn of(
+        &self,
+        to: &Destination,
+        connect_timeout: Duration,
+        tls: &UpstreamTls,
+    ) -> &HttpClient {
+        let kind = kind(to, connect_timeout, tls);
+        self.by_kind.get(&kind).unwrap_or(&self.other)
     }
 
     /// The client for what is configured by itself.
@@ -77,17 +95,25 @@ impl Clients {
     }
 }
 
-pub(super) fn client(connect_timeout: Duration, resolver: Resolver, max_head: u64) -> HttpClient {
+pub(super) fn client(
+    connect_timeout: Duration,
+    resolver: Resolver,
+    tls: &UpstreamTls,
+    max_head: u64,
+) -> HttpClient {
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.set_connect_timeout(Some(connect_timeout));
     connector.set_nodelay(true);
     connector.set_keepalive(Some(Duration::from_secs(30)));
     connector.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector);
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(ClientConfig::clone(tls.client()))
+        .https_or_http();
+    let builder = match tls.server_name() {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.clone())),
+        None => builder,
+    };
+    let connector = builder.enable_http1().wrap_connector(Connector(connector));
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())

@@ -112,7 +112,7 @@ pub(crate) async fn forward(
         let this_body = body.clone().map_or(RequestBody::Empty, RequestBody::Pieces);
         let retries_left = tried.len() < config.retries as usize;
         let strip = config.strip_prefix.as_deref();
-        let url = (upstream.base.as_str(), strip);
+        let url = (upstream.endpoint.dialled(), strip);
         if context.canonical.ambiguous && (strip.is_some() || target::has_path(url.0)) {
             // A dot segment would lead out of the upstream's path.
             let what = "the path of the request can be read in several ways";
@@ -121,7 +121,7 @@ pub(crate) async fn forward(
         let Some(request) = request(req, &method, url, fields.clone(), this_body) else {
             return problem::problem(StatusCode::BAD_REQUEST, "the request target is not valid");
         };
-        let client = clients.of(&config.to, config.connect_timeout);
+        let client = clients.of(&config.to, config.connect_timeout, &config.tls);
         let began = std::time::Instant::now();
         let sending = send(client, request, config.first_byte_timeout, &progress, req);
         let sent = hold_while_sending(sending, &progress, &mut in_flight).await;
@@ -136,7 +136,7 @@ pub(crate) async fn forward(
                 in_flight.stop_counting();
                 context.upstream.note(&upstream, began);
                 if let Some(payload) = payload.filter(|_| is_switch(&response)) {
-                    return tunnel::open(response, payload, in_flight);
+                    return tunnel::open(response, payload, config.tunnel_idle_timeout, in_flight);
                 }
                 let limit = config.between_bytes_timeout;
                 return respond(response, size, limit, in_flight, context);
@@ -150,7 +150,7 @@ pub(crate) async fn forward(
                 // One upstream that fails again and again fails a request once, for the log.
                 if !tried.iter().any(|known| Arc::ptr_eq(known, &upstream)) {
                     failure.log(&Attempt {
-                        upstream: &upstream.base,
+                        upstream: upstream.endpoint.dialled(),
                         route: &config.name,
                         request_id: &context.request_id,
                         connect_timeout: config.connect_timeout,

@@ -1,12 +1,16 @@
 //! The upstreams of a route: which one is asked next, which ones are left out, and when none has room.
 //!
-//! They are fixed by the configuration, or they are agents, which come and go
-//! ([`Upstreams::replace`]).
+//! They are fixed by the configuration, or they are the addresses of a name, or agents, which come and
+//! go ([`Upstreams::replace`]).
 
-use super::gate::{Gate, Permit};
+use super::{
+    connector,
+    gate::{Gate, Permit},
+};
 use crate::config::{Destination, GateConfig};
 use arc_swap::ArcSwap;
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -64,9 +68,46 @@ pub(crate) struct Load {
     pub(crate) refused: u64,
 }
 
+/// Where an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Its URL as configured.
+    base: String,
+    /// The same, with the address that is connected to.
+    dialled: String,
+}
+
+impl Endpoint {
+    /// One whose name, if it has one, is resolved at each connection.
+    pub(crate) fn of(base: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            dialled: base.to_owned(),
+        }
+    }
+
+    /// One address of a name.
+    pub(super) fn at(base: &str, address: IpAddr) -> Self {
+        Self {
+            base: base.to_owned(),
+            dialled: connector::put(base, address),
+        }
+    }
+
+    /// The URL that requests begin with.
+    pub(crate) fn dialled(&self) -> &str {
+        &self.dialled
+    }
+
+    /// Name and port as configured, for Host.
+    pub(super) fn host(&self) -> &str {
+        let (_, rest) = self.base.split_once("://").unwrap_or_default();
+        rest.split('/').next().unwrap_or_default()
+    }
+}
+
 pub(crate) struct Upstream {
-    /// Scheme and authority, as configured.
-    pub(crate) base: String,
+    pub(crate) endpoint: Endpoint,
     in_flight: AtomicUsize,
     gate: Arc<Gate>,
     failures: AtomicU32,
@@ -79,9 +120,9 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    fn new(base: &str, gate: GateConfig) -> Arc<Self> {
+    fn new(endpoint: Endpoint, gate: GateConfig) -> Arc<Self> {
         Arc::new(Self {
-            base: base.to_owned(),
+            endpoint,
             in_flight: AtomicUsize::new(0),
             gate: Gate::new(gate),
             failures: AtomicU32::new(0),
@@ -120,7 +161,7 @@ impl InFlight {
     pub(super) fn upstream(&self) -> Option<&str> {
         self.upstream
             .as_ref()
-            .map(|upstream| upstream.base.as_str())
+            .map(|upstream| upstream.endpoint.dialled())
     }
 
     /// The upstream has answered, or was not heard of in time: how long that took since `sent`, when it
@@ -156,7 +197,8 @@ impl Upstreams {
         let all = match to {
             Destination::Upstreams(bases) => {
                 let bases = bases.iter();
-                bases.map(|base| Upstream::new(base, gate)).collect()
+                let upstream = |base: &String| Upstream::new(Endpoint::of(base), gate);
+                bases.map(upstream).collect()
             }
             Destination::Agent(_) => Vec::new(),
         };
@@ -174,16 +216,17 @@ impl Upstreams {
 
     /// Makes these the upstreams, each with whether it is busy; what is known of those that stay
     /// stays known.
-    pub(crate) fn replace(&self, bases: &[(String, bool)]) {
+    pub(crate) fn replace(&self, endpoints: &[(Endpoint, bool)]) {
         let known = self.all.load();
-        let upstream = |(base, busy): &(String, bool)| {
-            let same = known.iter().find(|upstream| upstream.base == *base);
-            let upstream = same.map_or_else(|| Upstream::new(base, self.gate), Arc::clone);
+        let upstream = |(endpoint, busy): &(Endpoint, bool)| {
+            let same = known.iter().find(|known| known.endpoint == *endpoint);
+            let new = || Upstream::new(endpoint.clone(), self.gate);
+            let upstream = same.map_or_else(new, Arc::clone);
             upstream.busy.store(*busy, Ordering::Relaxed);
             upstream
         };
         self.all
-            .store(Arc::new(bases.iter().map(upstream).collect()));
+            .store(Arc::new(endpoints.iter().map(upstream).collect()));
     }
 
     fn now(&self) -> u64 {
@@ -300,7 +343,11 @@ impl Upstreams {
                 .ejected_until
                 .store(self.now().saturating_add(pause), Ordering::Relaxed);
             if failures == self.eject_after {
-                tracing::warn!(upstream = upstream.base, failures, "upstream ejected");
+                tracing::warn!(
+                    upstream = upstream.endpoint.dialled(),
+                    failures,
+                    "upstream ejected"
+                );
             }
         }
     }
@@ -308,7 +355,11 @@ impl Upstreams {
     pub(super) fn set_healthy(&self, upstream: &Upstream, healthy: bool) {
         let was_unhealthy = upstream.unhealthy.swap(!healthy, Ordering::Relaxed);
         if was_unhealthy == healthy {
-            tracing::info!(upstream = upstream.base, healthy, "upstream health changed");
+            tracing::info!(
+                upstream = upstream.endpoint.dialled(),
+                healthy,
+                "upstream health changed"
+            );
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) fn public(
             let (state, cache) = (Arc::clone(&state), cache.clone());
             let (budget, draining) = (Arc::clone(&budget), draining.clone());
             async move {
-                let clients = Clients::new(&state.config, &state.agent_addresses);
+                let clients = Clients::new(&state.config, &state.agent_addresses, &state.names);
                 let app = App::new()
                     .app_data(web::Data::from(Arc::clone(&state)))
                     .app_data(web::Data::new(clients))

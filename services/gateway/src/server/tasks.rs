@@ -68,9 +68,14 @@ impl Tasks {
         tasks.spawn(async move { crate::agents::follow(&shared).await });
         for route in state.routes.all() {
             let (route, policy) = (Arc::clone(route), Arc::clone(&state.agent_addresses));
+            let names = state.names.clone();
             let max_head = state.config.server.max_upstream_head;
-            tasks.spawn(async move { crate::proxy::check_health(&route, &policy, max_head).await });
+            tasks.spawn(async move {
+                crate::proxy::check_health(&route, &policy, &names, max_head).await;
+            });
         }
+        let shared = Arc::clone(state);
+        tasks.spawn(async move { crate::proxy::follow_names(&shared).await });
         Self(tasks)
     }
 }

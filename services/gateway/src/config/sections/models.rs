@@ -1,6 +1,6 @@
 //! `[[models]]`, `[model_cache]`, `[model_limits]`, `[ask]`
 
-use super::{Section, routes};
+use super::{Section, UpstreamTls, routes, upstream_tls};
 use crate::config::{GateConfig, values};
 use std::{collections::BTreeMap, fmt, time::Duration};
 use weaver_model_cache::{ClassConfig, ModelCacheConfig, Price};
@@ -16,6 +16,8 @@ pub struct ModelRouteConfig {
     pub to: routes::Destination,
     /// The key of the upstream, in place of the client's credentials.
     pub key: Option<ModelKey>,
+    /// How it is spoken to by TLS.
+    pub tls: UpstreamTls,
     /// The deadline of a connection attempt.
     pub connect_timeout: Duration,
     /// From the request to the answer's head.
@@ -91,13 +93,18 @@ pub(super) fn limits(mut section: Section<'_>) -> ModelLimitsConfig {
 /// agent.
 pub(super) fn models(
     tables: Vec<Section<'_>>,
+    shared_tls: &upstream_tls::Shared,
     registering_needs_a_token: bool,
 ) -> Vec<ModelRouteConfig> {
-    let model = |section| model(section, registering_needs_a_token);
+    let model = |section| model(section, shared_tls, registering_needs_a_token);
     tables.into_iter().map(model).collect()
 }
 
-fn model(mut section: Section<'_>, registering_needs_a_token: bool) -> ModelRouteConfig {
+fn model(
+    mut section: Section<'_>,
+    shared_tls: &upstream_tls::Shared,
+    registering_needs_a_token: bool,
+) -> ModelRouteConfig {
     let least = Duration::from_millis(1);
     let names = section.list("models");
     let names = names.unwrap_or_else(|| vec!["*".to_owned()]);
@@ -116,6 +123,7 @@ fn model(mut section: Section<'_>, registering_needs_a_token: bool) -> ModelRout
         name: section.text("name").unwrap_or_else(|| "models".to_owned()),
         models: names,
         to: routes::destination(&mut section),
+        tls: upstream_tls::of(&mut section, shared_tls),
         key,
         connect_timeout: section.duration("connect_timeout", Duration::from_secs(5), least),
         first_byte_timeout: section.duration("first_byte_timeout", Duration::from_secs(120), least),

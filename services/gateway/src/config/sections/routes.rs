@@ -1,6 +1,6 @@
 //! `[[routes]]`
 
-use super::{Keying, Section, keying};
+use super::{Keying, Section, UpstreamTls, keying, upstream_tls};
 use crate::config::values;
 use actix_web::http::header::HeaderName;
 use std::{collections::BTreeSet, time::Duration};
@@ -57,6 +57,8 @@ pub struct RouteConfig {
     pub grace: Duration,
     /// The most staleness that response, request or configuration may grant.
     pub max_stale: Option<Duration>,
+    /// How its upstreams are spoken to by TLS.
+    pub tls: UpstreamTls,
     /// The beginning of the path that is not sent on.
     pub strip_prefix: Option<String>,
     /// The Host sent on; `None` keeps the client's.
@@ -67,6 +69,8 @@ pub struct RouteConfig {
     pub first_byte_timeout: Duration,
     /// Between two pieces of a body.
     pub between_bytes_timeout: Duration,
+    /// How long a WebSocket may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
     /// Further attempts for an idempotent request; 0 to 5.
     pub retries: u32,
     /// Failures in a row after which an upstream is left out.
@@ -126,7 +130,12 @@ pub struct HealthCheckConfig {
     pub timeout: Duration,
 }
 
-pub(super) fn read(tables: Vec<Section<'_>>, root: &Section<'_>) -> Vec<RouteConfig> {
+pub(super) fn read(
+    tables: Vec<Section<'_>>,
+    root: &Section<'_>,
+    shared_tls: &upstream_tls::Shared,
+) -> Vec<RouteConfig> {
+    let route = |section| route(section, shared_tls);
     let mut routes: Vec<RouteConfig> = tables.into_iter().filter_map(route).collect();
     let distinct: BTreeSet<_> = routes.iter().map(|route| &route.path).collect();
     if distinct.len() < routes.len() {
@@ -136,7 +145,7 @@ pub(super) fn read(tables: Vec<Section<'_>>, root: &Section<'_>) -> Vec<RouteCon
     routes
 }
 
-fn route(mut section: Section<'_>) -> Option<RouteConfig> {
+fn route(mut section: Section<'_>, shared_tls: &upstream_tls::Shared) -> Option<RouteConfig> {
     #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         Standard,
@@ -220,6 +229,7 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         stale_if_error: section.parsed("stale_if_error", values::duration),
         grace: section.duration("grace", Duration::ZERO, Duration::ZERO),
         max_stale: section.parsed("max_stale", values::duration),
+        tls: upstream_tls::of(&mut section, shared_tls),
         strip_prefix: section
             .parsed("strip_prefix", |text| {
                 strip_prefix(text, path.as_deref().unwrap_or(text))
@@ -231,6 +241,11 @@ fn route(mut section: Section<'_>) -> Option<RouteConfig> {
         between_bytes_timeout: section.duration(
             "between_bytes_timeout",
             Duration::from_secs(60),
+            least,
+        ),
+        tunnel_idle_timeout: section.duration(
+            "tunnel_idle_timeout",
+            Duration::from_secs(3600),
             least,
         ),
         retries: section.number("retries", 1, 0..=5),

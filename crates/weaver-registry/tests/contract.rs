@@ -210,18 +210,18 @@ async fn a_silent_agent_is_offline_then_forgotten_and_leaves_nothing(kind: &Kind
         "{stats:?}"
     );
     if let Kind::Redis(_, redis) = kind {
-        let keys = redis.cli(&["KEYS", "{silent}:*"])?;
+        let keys = redis.cli(&["KEYS", "silent:{silent}:*"])?;
         let mut keys: Vec<_> = keys.lines().filter(|key| !key.is_empty()).collect();
         keys.sort_unstable();
         ensure!(
-            keys == ["{silent}:counts", "{silent}:events"],
+            keys == ["silent:{silent}:counts", "silent:{silent}:events"],
             "left over: {keys:?}"
         );
         for key in keys {
             let life: i64 = redis.cli(&["PTTL", key])?.trim().parse()?;
             ensure!(life > 0, "{key} has no time to live");
         }
-        ensure!(redis.cli(&["HLEN", "{silent}:counts"])?.trim() == "1");
+        ensure!(redis.cli(&["HLEN", "silent:{silent}:counts"])?.trim() == "1");
     }
     Ok(())
 }

@@ -51,11 +51,8 @@ pub(crate) fn of_response(
         return Ok(length.map_or(BodySize::None, BodySize::Sized));
     }
     if fields.contains_key(header::TRANSFER_ENCODING) {
-        return if is_only_chunked(fields) {
-            Ok(BodySize::Stream)
-        } else {
-            Err(Misframed::Coding)
-        };
+        let told = is_only_chunked(fields) || is_only_unknown(fields);
+        return told.then_some(BodySize::Stream).ok_or(Misframed::Coding);
     }
     if fields.contains_key(header::CONTENT_LENGTH) {
         return length(fields).map(BodySize::Sized).ok_or(Misframed::Length);
@@ -97,6 +94,38 @@ fn is_only_chunked(fields: &HeaderMap) -> bool {
         }
     }
     codings == 1
+}
+
+/// Codings that change the bytes of a body, or say where it ends.
+const KNOWN_CODINGS: [&str; 9] = [
+    "br",
+    "chunked",
+    "compress",
+    "deflate",
+    "gzip",
+    "identity",
+    "x-compress",
+    "x-gzip",
+    "zstd",
+];
+
+/// Whether Transfer-Encoding is one word that nobody has registered, and nothing else tells a length:
+/// then the connection's end is the body's (RFC 9112 §6.3), and there is nothing to decode.
+fn is_only_unknown(fields: &HeaderMap) -> bool {
+    let mut lines = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let (line, more) = (lines.next(), lines.next());
+    let Some(Ok(coding)) = line.map(|line| line.to_str()) else {
+        return false;
+    };
+    let coding = coding.trim();
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    more.is_none()
+        && !coding.is_empty()
+        && coding.bytes().all(is_word)
+        // `xchunked` is an attempt at something.
+        && !coding.to_ascii_lowercase().contains("chunked")
+        && !KNOWN_CODINGS.contains(&coding.to_ascii_lowercase().as_str())
+        && !fields.contains_key(header::CONTENT_LENGTH)
 }
 
 /// The length that all lines of Content-Length agree on (RFC 9110 §8.6).

@@ -48,9 +48,7 @@ async fn what_one_node_stored_another_serves() -> Result<()> {
         .text()
         .await?;
     eventually("the entry is in redis", async || {
-        redis
-            .cli(&["KEYS", "http_cache:*"])
-            .is_ok_and(|keys| keys.lines().count() >= 1)
+        redis.records().is_ok_and(|records| records == 1)
     })
     .await;
     let other = client()
@@ -383,7 +381,7 @@ async fn a_frozen_redis_costs_a_few_requests_their_wait_and_no_more() -> Result<
         .await?;
     assert!(text.contains("weaver_redis_pool_circuit_breaker{state=\"closed\"}"));
     redis.thaw()?;
-    let keys = async || redis.cli(&["DBSIZE"]);
+    let keys = async || redis.records();
     eventually("redis is in use again", async || {
         let before = keys().await.ok();
         assert!(ask_fifty().await.is_ok());
@@ -417,12 +415,9 @@ async fn a_redis_cluster_is_shared_like_one_server() -> Result<()> {
         get(&one, at).await?;
     }
     eventually("the entries are in redis", async || {
-        let sizes = cluster.nodes().iter().map(|node| node.cli(&["DBSIZE"]));
-        let sizes: Vec<u32> = sizes
-            .filter_map(|size| size.ok()?.trim().parse().ok())
-            .collect();
-        // The journal is not made before the first purge.
-        sizes.iter().sum::<u32>() >= 30 && sizes.iter().all(|size| *size > 0)
+        let records = cluster.nodes().iter().map(|node| node.records());
+        let records: Vec<usize> = records.filter_map(Result::ok).collect();
+        records.iter().sum::<usize>() >= 30 && records.iter().all(|count| *count > 0)
     })
     .await;
     let fetched = origin.requests();

@@ -143,6 +143,18 @@ impl Redis {
             .output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+
+    /// How many records of responses it has, of any variant: what else a cache keeps in Redis, its
+    /// licenses above all, comes before them.
+    ///
+    /// # Errors
+    ///
+    /// If redis-cli is not installed.
+    pub fn records(&self) -> Result<usize> {
+        let keys = self.cli(&["--raw", "KEYS", "http_cache:*"])?;
+        let is_record = |key: &&str| key.len() == "http_cache:".len() + 64;
+        Ok(keys.lines().filter(is_record).count())
+    }
 }
 
 impl Redis {

@@ -152,7 +152,11 @@ impl Follow {
                 self.writer.owed.push(item.again(at));
             }
             if waits && has_news {
-                sleep(GATHER).await;
+                // A store waits for the journal before it writes, and the next request for it.
+                tokio::select! {
+                    () = sleep(GATHER) => {}
+                    () = self.standing.wanted() => {}
+                }
             }
         }
     }

@@ -63,6 +63,8 @@ pub(super) struct Standing {
     /// The last item that was applied, and word of another.
     applied: Mutex<Position>,
     moved: Notify,
+    /// Somebody waits for what is in the stream already.
+    wanted: Notify,
     /// Redis is out of reach, as far as anybody knows: nobody waits for it.
     lost: AtomicBool,
     /// The last attempts to reach Redis failed, several in a row.
@@ -98,8 +100,14 @@ impl Standing {
             if *self.applied.lock() >= position {
                 return;
             }
+            self.wanted.notify_one();
             moved.await;
         }
+    }
+
+    /// Comes when somebody waits for what is in the stream already.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     pub(super) fn give_up(&self) {
@@ -133,6 +141,7 @@ impl Follower {
             heard: Notify::new(),
             applied: Mutex::default(),
             moved: Notify::new(),
+            wanted: Notify::new(),
             lost: AtomicBool::new(false),
             unreachable: AtomicBool::new(false),
         });
